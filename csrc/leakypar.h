@@ -1,0 +1,105 @@
+// What the kernels compute, as plain C++: the argument structs and every launcher. No torch here.
+//
+//   T  time steps        N  batch        C  input features        H  neurons
+//
+// Arrays are contiguous with the last dimension fastest. A channel is one neuron of one batch row: there are M = N * H
+// of them, and an array [T, N, H] is a matrix of T rows and M columns. Offsets are 64-bit: T * N * H may exceed 2^31.
+//
+//   u_t = W x_t                                        the projection, made before these kernels run
+//   h_t = relu(w h_{t-1} + u_t + b_ih + b_hh)          membrane; h_0 = initial
+//   S_t = gain * 1[h_t - threshold > 0]                spike
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "math/scalar.h"
+#include "math/surrogate.h"
+#include "plan.h"
+
+#ifdef LEAKYPAR_WITH_CUDA
+#include <cuda_runtime.h>
+#endif
+
+namespace leakypar {
+
+// One value per neuron, read where it lies: a [H] vector, the diagonal of a matrix (stride H + 1) or a scalar
+// (stride 0), in any element type. A null pointer is an absent bias, read as zero.
+struct Parameter {
+  const void* data;
+  DType dtype;
+  std::int64_t stride;  // in elements
+};
+
+template <typename Scalar>
+struct ScanForward {
+  std::int64_t T, N, H;
+  const Scalar* u;  // [T, N, H]
+  Parameter bias_ih, bias_hh;
+  Parameter decay, threshold, gain;
+  const State<Scalar>* initial;  // [N, H], or null for zeros
+  Scalar* spikes;                // [T, N, H], or null
+  Scalar* membrane;              // [T, N, H], or null
+  State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
+};
+
+// With v = h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_last):
+//
+//   g_t = dL/dS_t * gain * surrogate'(v) + dL/dh_t     d_u[t] = 1[h_t > 0] (g_t + r_t)     r_{t-1} = w d_u[t]
+//
+// The sums run over a channel's time steps; the caller adds up their leading dimensions.
+//
+//   sum_bias = sum d_u[t]                              sum_decay = sum d_u[t] h_{t-1}
+//   sum_threshold = -sum dL/dS_t gain surrogate'(v)    sum_gain = sum dL/dS_t 1[v > 0]
+template <typename Scalar>
+struct ScanBackward {
+  std::int64_t T, N, H;
+  const Scalar* grad_spikes;       // [T, N, H], or null
+  const Scalar* grad_membrane;     // [T, N, H], or null
+  const State<Scalar>* grad_last;  // [N, H], or null
+  const Scalar* membrane;          // [T, N, H]
+  const State<Scalar>* initial;    // [N, H], or null for zeros
+  Parameter decay, threshold, gain;
+  Surrogate surrogate;
+  Scalar* grad_u;               // [T, N, H]
+  State<Scalar>* grad_initial;  // [N, H], or null: r_0
+  // Partial sums, each [time_chunks, N, H] or null where no gradient needs it. The CPU and the lane scan leave one
+  // time chunk; the split scan leaves SplitShape::chunks(T).
+  State<Scalar>* sum_bias;
+  State<Scalar>* sum_decay;
+  State<Scalar>* sum_threshold;
+  State<Scalar>* sum_gain;
+};
+
+namespace cpu {
+
+// Runs body(begin, end) over a partition of [0, count), on as many threads as the caller's runtime has.
+using ParallelFor = std::function<void(std::int64_t count, std::int64_t grain,
+                                       const std::function<void(std::int64_t, std::int64_t)>& body)>;
+
+template <typename Scalar>
+void scan_forward(const ScanForward<Scalar>& args, const ParallelFor& parallel_for);
+
+template <typename Scalar>
+void scan_backward(const ScanBackward<Scalar>& args, const ParallelFor& parallel_for);
+
+}  // namespace cpu
+
+#ifdef LEAKYPAR_WITH_CUDA
+namespace cuda {
+
+// Device bytes that a scan needs beside its arguments; zero for the lane scan. The launchers clear what they need.
+template <typename Scalar>
+std::int64_t scan_forward_workspace(const ScanForward<Scalar>& args, Scan scan);
+template <typename Scalar>
+std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Scan scan);
+
+template <typename Scalar>
+cudaError_t scan_forward(const ScanForward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream);
+template <typename Scalar>
+cudaError_t scan_backward(const ScanBackward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream);
+
+}  // namespace cuda
+#endif
+
+}  // namespace leakypar

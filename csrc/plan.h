@@ -1,0 +1,78 @@
+// From a problem's sizes and a device's facts to a launch plan. Plain C++: no device is needed to ask, so the choice can
+// be tested anywhere and read from Python.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace leakypar {
+
+// How a scan over [T, M] is laid on the chip (M = N * H channels).
+//   lane:  a thread owns a vector of channels and walks all of T.
+//   split: a block owns a tile of channels and a chunk of time; chunks are chained by decoupled look-back.
+enum class Scan : std::int32_t { lane, split };
+
+// The split scan's tiling of time. A warp holds a run of steps in registers; a block's warps hold consecutive runs.
+// The backward scan keeps two rows a step in registers where the forward scan keeps one, so its blocks are smaller.
+struct SplitShape {
+  static constexpr int run = 8;  // steps a thread holds
+  int max_warps;
+
+  constexpr int warps(std::int64_t T) const {
+    return static_cast<int>(std::clamp<std::int64_t>((T + run - 1) / run, 1, max_warps));
+  }
+  constexpr std::int64_t chunk(std::int64_t T) const { return static_cast<std::int64_t>(warps(T)) * run; }
+  constexpr std::int64_t chunks(std::int64_t T) const { return (T + chunk(T) - 1) / chunk(T); }
+};
+
+inline constexpr SplitShape split_forward{16};
+inline constexpr SplitShape split_backward{8};
+
+struct DeviceFacts {
+  std::int64_t multiprocessors;  // 0: a CPU, whose one scan is the lane scan
+  std::int64_t cache_bytes;  // the last-level cache that a chunk of the projection should stay in
+};
+
+// The CPU's chunk should stay in the second-level caches; a MiB is what half of two cores' hold.
+inline constexpr DeviceFacts cpu_facts{0, std::int64_t{2} << 20};
+
+struct Problem {
+  std::int64_t T, N, C, H;
+  std::int64_t element_bytes;
+};
+
+struct Plan {
+  Scan scan_forward;
+  Scan scan_backward;
+  std::int64_t chunk_steps;  // time steps projected at a time
+};
+
+// A multiprocessor of an H100 needs about 16 KiB of loads in flight to draw its share of the memory's bandwidth
+// (3 TB/s times some 700 ns, over 132 of them). A lane of the lane scan keeps lane_depth vectors of 16 bytes in flight,
+// so the lanes fill the chip when their rows hold this many bytes for each multiprocessor.
+inline constexpr std::int64_t bytes_in_flight = 16 * 1024;
+inline constexpr std::int64_t lane_depth = 8;
+
+inline Scan choose_scan(const Problem& problem, const DeviceFacts& device) {
+  const std::int64_t row_bytes = problem.N * problem.H * problem.element_bytes;
+  const bool lanes_fill_the_chip = row_bytes * lane_depth >= device.multiprocessors * bytes_in_flight;
+  const bool too_short_to_split = problem.T <= 2;
+  return lanes_fill_the_chip || too_short_to_split ? Scan::lane : Scan::split;
+}
+
+// Half the cache for the projection of one chunk: the other half holds the weights, the inputs that stream past and
+// what is being written. Chunks are made equal, so that the last one is not a sliver.
+inline std::int64_t choose_chunk_steps(const Problem& problem, const DeviceFacts& device) {
+  const std::int64_t T = std::max<std::int64_t>(problem.T, 1);
+  const std::int64_t row_bytes = std::max<std::int64_t>(problem.N * problem.H * problem.element_bytes, 1);
+  const std::int64_t fitting = std::clamp<std::int64_t>(device.cache_bytes / 2 / row_bytes, 1, T);
+  const std::int64_t chunks = (T + fitting - 1) / fitting;
+  return (T + chunks - 1) / chunks;
+}
+
+inline Plan make_plan(const Problem& problem, const DeviceFacts& device) {
+  const Scan scan = choose_scan(problem, device);
+  return {scan, scan, choose_chunk_steps(problem, device)};
+}
+
+}  // namespace leakypar
