@@ -1,0 +1,180 @@
+// With v = h_t - threshold and r the gradient that reaches h_t from later steps, for every channel, last step first:
+//
+//   g_t = dL/dS_t gain surrogate'(v) + dL/dh_t      d_u[t] = relu'(h_t) (g_t + r_t)      r_{t-1} = w d_u[t]
+//
+// A tile reads dL/dS (and dL/dh, if there is one) and the membrane once, and writes d_u once: T * M * 3 (or 4) elements
+// move. The sums of the parameter gradients stay in cache beside the carry, one of each per channel.
+//
+// relu' is 0 at a membrane of zero and 1 at NaN, as in PyTorch: what depends on a NaN gets a NaN for a gradient.
+#include <type_traits>
+
+#include "../math/surrogate.h"
+#include "tile.h"
+#include "vectors.h"
+
+namespace leakypar::cpu {
+namespace {
+
+template <typename Scalar>
+struct BackwardTile {
+  using Real = State<Scalar>;
+
+  Columns<Real> r;         // the carry
+  Columns<Real> d_u_next;  // d_u[t + 1], the factor of h_t in sum_decay
+  Columns<Real> decay, threshold, gain;
+  Columns<Real> sum_bias, sum_decay, sum_threshold, sum_gain;
+  Columns<Real> h, g;  // of one row
+
+  BackwardTile(const ScanBackward<Scalar>& args, Span span) {
+    load_state(args.grad_last, span, r);
+    fill_zeros(span, d_u_next);
+    load_parameter(args.decay, args.H, span, decay);
+    load_parameter(args.threshold, args.H, span, threshold);
+    load_parameter(args.gain, args.H, span, gain);
+    for (Columns<Real>* sum : {&sum_bias, &sum_decay, &sum_threshold, &sum_gain}) fill_zeros(span, *sum);
+    fill_zeros(span, g);
+  }
+};
+
+// Runs body(std::integral_constant<SurrogateKind, kind>), so that no loop has the branch inside.
+template <typename Body>
+LEAKYPAR_ALWAYS_INLINE inline void with_kind(SurrogateKind kind, const Body& body) {
+  using enum SurrogateKind;
+  switch (kind) {
+    case disabled:
+      return body(std::integral_constant<SurrogateKind, disabled>());
+    case atan:
+      return body(std::integral_constant<SurrogateKind, atan>());
+    case fast_sigmoid:
+      return body(std::integral_constant<SurrogateKind, fast_sigmoid>());
+    case sigmoid:
+      return body(std::integral_constant<SurrogateKind, sigmoid>());
+    case straight_through_estimator:
+      return body(std::integral_constant<SurrogateKind, straight_through_estimator>());
+    case triangular:
+      return body(std::integral_constant<SurrogateKind, triangular>());
+    case heaviside:
+      return body(std::integral_constant<SurrogateKind, heaviside>());
+    case spike_rate_escape:
+      return body(std::integral_constant<SurrogateKind, spike_rate_escape>());
+    case leaky_spike_operator:
+      return body(std::integral_constant<SurrogateKind, leaky_spike_operator>());
+    case sparse_fast_sigmoid:
+      return body(std::integral_constant<SurrogateKind, sparse_fast_sigmoid>());
+  }
+}
+
+// The membrane of one row as state: itself, where elements are state already.
+template <typename Scalar, typename Real>
+LEAKYPAR_ALWAYS_INLINE inline const Real* membrane_row(const Scalar* __restrict membrane, std::int64_t width,
+                                                       Columns<Real>& h) {
+  if constexpr (std::is_same_v<Scalar, Real>) {
+    return membrane;
+  } else {
+    for (std::int64_t c = 0; c < width; ++c) h[c] = to_state(membrane[c]);
+    return h.values;
+  }
+}
+
+// g = dL/dS gain surrogate'(v)
+template <typename Scalar, typename Real>
+LEAKYPAR_ALWAYS_INLINE inline void spike_gradient_row(const Surrogate& surrogate, BackwardTile<Scalar>& tile,
+                                                      std::int64_t width, const Real* __restrict h,
+                                                      const Scalar* __restrict grad_spikes) {
+  with_kind(surrogate.kind, [&](auto kind) LEAKYPAR_ALWAYS_INLINE {
+    const Surrogate known{kind(), surrogate.p0, surrogate.p1};
+    for (std::int64_t c = 0; c < width; ++c) {
+      const Real slope = surrogate_derivative(known, h[c] - tile.threshold[c]);
+      tile.g[c] = to_state(grad_spikes[c]) * tile.gain[c] * slope;
+    }
+  });
+}
+
+template <typename Scalar, typename Real>
+LEAKYPAR_ALWAYS_INLINE inline void spike_sums_row(BackwardTile<Scalar>& tile, std::int64_t width,
+                                                  const Real* __restrict h, const Scalar* __restrict grad_spikes) {
+  for (std::int64_t c = 0; c < width; ++c) {
+    tile.sum_threshold[c] -= tile.g[c];
+    tile.sum_gain[c] += keep_if(spike(h[c] - tile.threshold[c]), to_state(grad_spikes[c]));
+  }
+}
+
+// g += dL/dh
+template <typename Scalar>
+LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& tile, std::int64_t width,
+                                                         const Scalar* __restrict grad_membrane) {
+  for (std::int64_t c = 0; c < width; ++c) tile.g[c] += to_state(grad_membrane[c]);
+}
+
+// d_u = relu'(h) (g + r), r = w d_u
+template <bool kSums, typename Scalar, typename Real>
+LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width,
+                                                  const Real* __restrict h, Scalar* __restrict grad_u) {
+  for (std::int64_t c = 0; c < width; ++c) {
+    const Real d_u = keep_if(!(h[c] <= Real(0)), tile.g[c] + tile.r[c]);
+    grad_u[c] = to_element<Scalar>(d_u);
+    tile.r[c] = tile.decay[c] * d_u;
+    if constexpr (kSums) {
+      tile.sum_bias[c] += d_u;
+      tile.sum_decay[c] += tile.d_u_next[c] * h[c];
+      tile.d_u_next[c] = d_u;
+    }
+  }
+}
+
+// Carries the tile from the gradient that reaches row `end` - 1 from later ones to that which reaches row `begin` - 1.
+template <typename Scalar>
+void backward_rows(const ScanBackward<Scalar>& args, Span span, std::int64_t begin, std::int64_t end,
+                   BackwardTile<Scalar>& tile) {
+  const std::int64_t M = args.N * args.H;
+  const bool has_sums = args.sum_bias != nullptr || args.sum_decay != nullptr;
+  const bool has_spike_sums = args.sum_threshold != nullptr || args.sum_gain != nullptr;
+  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+    for (std::int64_t t = end - 1; t >= begin; --t) {
+      const std::int64_t row = t * M + span.first;
+      const auto* h = membrane_row(args.membrane + row, span.width, tile.h);
+      if (args.grad_spikes != nullptr) {
+        spike_gradient_row(args.surrogate, tile, span.width, h, args.grad_spikes + row);
+        if (has_spike_sums) spike_sums_row(tile, span.width, h, args.grad_spikes + row);
+      } else if (args.grad_membrane != nullptr) {
+        fill_zeros(span, tile.g);
+      }
+      if (args.grad_membrane != nullptr) membrane_gradient_row(tile, span.width, args.grad_membrane + row);
+      with_flag(has_sums, [&](auto sums) LEAKYPAR_ALWAYS_INLINE {
+        recurrence_row<sums()>(tile, span.width, h, args.grad_u + row);
+      });
+    }
+  });
+}
+
+// The last factor of sum_decay: d_u[0] meets the membrane before the first row.
+template <typename Scalar>
+void add_initial_to_sum_decay(const ScanBackward<Scalar>& args, Span span, BackwardTile<Scalar>& tile) {
+  if (args.initial == nullptr) return;
+  for (std::int64_t c = 0; c < span.width; ++c) {
+    tile.sum_decay[c] += tile.d_u_next[c] * args.initial[span.first + c];
+  }
+}
+
+}  // namespace
+
+template <typename Scalar>
+void scan_backward(const ScanBackward<Scalar>& args, const ParallelFor& parallel_for) {
+  for_each_tile<State<Scalar>>(args.T, args.N * args.H, parallel_for, [&](Span span) {
+    BackwardTile<Scalar> tile(args, span);
+    backward_rows(args, span, 0, args.T, tile);
+    add_initial_to_sum_decay(args, span, tile);
+    store_state(tile.r, span, args.grad_initial);
+    store_state(tile.sum_bias, span, args.sum_bias);
+    store_state(tile.sum_decay, span, args.sum_decay);
+    store_state(tile.sum_threshold, span, args.sum_threshold);
+    store_state(tile.sum_gain, span, args.sum_gain);
+  });
+}
+
+template void scan_backward(const ScanBackward<float>&, const ParallelFor&);
+template void scan_backward(const ScanBackward<double>&, const ParallelFor&);
+template void scan_backward(const ScanBackward<float16>&, const ParallelFor&);
+template void scan_backward(const ScanBackward<bfloat16>&, const ParallelFor&);
+
+}  // namespace leakypar::cpu

@@ -1,0 +1,101 @@
+// The division of a [T, M] matrix, M = N * H channels, into tiles: neighbouring columns that one thread walks in time
+// order, row by row, with the state and the parameters of each column in level-1 cache.
+//
+// A channel belongs to one tile and is computed by the same operations wherever the tile begins: the results do not
+// depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../leakypar.h"
+#include "element.h"
+
+namespace leakypar::cpu {
+
+// Channels of the widest tile. At 2 KiB an array, the eleven that a backward tile keeps leave room for the rows that
+// stream past them.
+template <typename Real>
+inline constexpr std::int64_t kTileWidth = 2048 / sizeof(Real);
+
+// One value per column of a tile.
+template <typename Real>
+struct alignas(64) Columns {
+  Real values[kTileWidth<Real>];
+
+  Real& operator[](std::int64_t column) { return values[column]; }
+  const Real& operator[](std::int64_t column) const { return values[column]; }
+};
+
+// Where a tile lies: channels [first, first + width) of the M.
+struct Span {
+  std::int64_t first, width;
+};
+
+// Runs body(span) for every tile. Threads share out blocks of 64 channels, so that a row of neighbouring blocks seldom
+// shares a cache line, and so that few channels still occupy many threads; a thread joins its blocks into wide tiles.
+template <typename Real, typename Body>
+void for_each_tile(std::int64_t T, std::int64_t M, const ParallelFor& parallel_for, const Body& body) {
+  constexpr std::int64_t kBlock = 64;
+  constexpr std::int64_t kGrain = 32768;  // elements below which another thread costs more than it saves
+  if (M == 0) return;
+  const std::int64_t blocks = (M + kBlock - 1) / kBlock;
+  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / kBlock / std::max<std::int64_t>(1, T));
+  parallel_for(blocks, grain, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t last = std::min(end * kBlock, M);
+    for (std::int64_t first = begin * kBlock; first < last; first += kTileWidth<Real>) {
+      body(Span{first, std::min(kTileWidth<Real>, last - first)});
+    }
+  });
+}
+
+template <typename Element, typename Real>
+void add_elements(const Element* data, std::int64_t stride, std::int64_t H, Span span, Columns<Real>& columns) {
+  std::int64_t neuron = span.first % H;
+  for (std::int64_t c = 0; c < span.width; ++c) {
+    columns[c] += static_cast<Real>(to_state(data[neuron * stride]));
+    if (++neuron == H) neuron = 0;
+  }
+}
+
+// Adds a parameter's value for each channel of the tile; an absent one adds nothing.
+template <typename Real>
+void add_parameter(const Parameter& parameter, std::int64_t H, Span span, Columns<Real>& columns) {
+  if (parameter.data == nullptr) return;
+  switch (parameter.dtype) {
+    case DType::float32:
+      return add_elements(static_cast<const float*>(parameter.data), parameter.stride, H, span, columns);
+    case DType::float64:
+      return add_elements(static_cast<const double*>(parameter.data), parameter.stride, H, span, columns);
+    case DType::float16:
+      return add_elements(static_cast<const float16*>(parameter.data), parameter.stride, H, span, columns);
+    case DType::bfloat16:
+      return add_elements(static_cast<const bfloat16*>(parameter.data), parameter.stride, H, span, columns);
+  }
+}
+
+template <typename Real>
+void fill_zeros(Span span, Columns<Real>& columns) {
+  std::fill_n(columns.values, span.width, Real(0));
+}
+
+template <typename Real>
+void load_parameter(const Parameter& parameter, std::int64_t H, Span span, Columns<Real>& columns) {
+  fill_zeros(span, columns);
+  add_parameter(parameter, H, span, columns);
+}
+
+// Copies the tile's part of an [N, H] array; an absent one reads as zeros.
+template <typename Real>
+void load_state(const Real* source, Span span, Columns<Real>& columns) {
+  if (source == nullptr) return fill_zeros(span, columns);
+  std::copy_n(source + span.first, span.width, columns.values);
+}
+
+// Writes the tile's part of an [N, H] array, unless nobody wants it.
+template <typename Real>
+void store_state(const Columns<Real>& columns, Span span, Real* target) {
+  if (target != nullptr) std::copy_n(columns.values, span.width, target + span.first);
+}
+
+}  // namespace leakypar::cpu
