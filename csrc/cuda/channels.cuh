@@ -1,0 +1,87 @@
+// A thread's vector of channels: how wide it can be, and how its elements and parameters are read and written.
+//
+// A channel is a column of a [T, M] matrix, M = N * H, and belongs to neuron (column mod H). A thread owns Width
+// neighbouring columns where every row starts on a boundary of that many, one column otherwise.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "../leakypar.h"
+
+namespace leakypar::cuda {
+
+// The lane scan takes 16 bytes an access. The split scan holds whole runs of steps in registers, and a map of four state
+// values for each channel beside them: four channels a thread is what fits.
+template <typename Scalar>
+inline constexpr int lane_width = 16 / static_cast<int>(sizeof(Scalar));
+template <typename Scalar>
+inline constexpr int split_width = lane_width<Scalar> < 4 ? lane_width<Scalar> : 4;
+
+// Calls body(std::integral_constant<int, Width>()) with Width = Wide where M columns and these pointers allow accesses
+// that wide, else with 1. A contiguous tensor may begin anywhere in its storage, so the pointers are asked, not trusted.
+template <typename Scalar, int Wide, typename Body, typename... Pointers>
+cudaError_t with_width(std::int64_t M, Body body, Pointers... pointers) {
+  const auto misaligned = [](const void* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % (Wide * sizeof(Scalar)) != 0;
+  };
+  const bool narrow = M % Wide != 0 || (misaligned(pointers) || ...);
+  return narrow ? body(std::integral_constant<int, 1>()) : body(std::integral_constant<int, Wide>());
+}
+
+// Width elements that travel as one access.
+template <typename Scalar, int Width>
+struct alignas(sizeof(Scalar) * Width) Packet {
+  Scalar element[Width];
+};
+
+template <int Width, typename Scalar>
+__device__ __forceinline__ Packet<Scalar, Width> load(const Scalar* from) {
+  return *reinterpret_cast<const Packet<Scalar, Width>*>(from);
+}
+
+template <int Width, typename Scalar>
+__device__ __forceinline__ void store(Scalar* to, const State<Scalar> (&values)[Width]) {
+  Packet<Scalar, Width> packet;
+#pragma unroll
+  for (int i = 0; i < Width; ++i) packet.element[i] = narrow<Scalar>(values[i]);
+  *reinterpret_cast<Packet<Scalar, Width>*>(to) = packet;
+}
+
+// State arrays ([N, H] carries, partial sums) are read and written once a thread, a column at a time.
+template <int Width, typename Real>
+__device__ __forceinline__ void load_state(Real (&values)[Width], const Real* from, std::int64_t column) {
+#pragma unroll
+  for (int i = 0; i < Width; ++i) values[i] = from != nullptr ? from[column + i] : Real(0);
+}
+
+template <int Width, typename Real>
+__device__ __forceinline__ void store_state(Real* to, std::int64_t column, const Real (&values)[Width]) {
+#pragma unroll
+  for (int i = 0; i < Width; ++i) to[column + i] = values[i];
+}
+
+template <typename Real>
+__device__ __forceinline__ Real read(const Parameter& parameter, std::int64_t neuron) {
+  if (parameter.data == nullptr) return Real(0);
+  const std::int64_t at = neuron * parameter.stride;
+  switch (parameter.dtype) {
+    case DType::float32:
+      return static_cast<Real>(static_cast<const float*>(parameter.data)[at]);
+    case DType::float64:
+      return static_cast<Real>(static_cast<const double*>(parameter.data)[at]);
+    case DType::float16:
+      return static_cast<Real>(widen(static_cast<const float16*>(parameter.data)[at]));
+    case DType::bfloat16:
+      return static_cast<Real>(widen(static_cast<const bfloat16*>(parameter.data)[at]));
+  }
+  return Real(0);
+}
+
+template <int Width, typename Real>
+__device__ __forceinline__ void read(Real (&values)[Width], const Parameter& parameter, std::int64_t column,
+                                     std::int64_t H) {
+#pragma unroll
+  for (int i = 0; i < Width; ++i) values[i] = read<Real>(parameter, (column + i) % H);
+}
+
+}  // namespace leakypar::cuda

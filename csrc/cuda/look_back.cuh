@@ -1,0 +1,264 @@
+// How the time chunks of a split scan pass their carries on: decoupled look-back (Merrill and Garland, "Single-pass
+// Parallel Prefix Scan with Decoupled Look-back", NVIDIA NVR-2016-002), with a fixed order of evaluation.
+//
+// A scan's steps are maps h -> f(h). A block owns a tile of channels and a chunk of time; its warps hold consecutive
+// runs of steps, each composed to one map a channel. Then, with F_c the composition of chunk c and x_c its carry-in,
+//
+//   1. the block publishes F_c (its aggregate) as soon as it knows it;
+//   2. it waits until some predecessor p among the 32 before it has published x_{p+1} (its inclusive carry) and all
+//      between have published their aggregates, then folds x_c = F_{c-1}( ... F_{p+1}(x_{p+1}));
+//   3. it publishes x_{c+1} = F_c(x_c), and each warp folds its own carry from x_c and the runs before its own.
+//
+// Every x_c is the same chain of applications F_{c-1}(F_{c-2}( ... x_0)) whichever predecessor was found, so the bits
+// do not depend on timing. A textbook look-back composes aggregates in the order it meets them, and its bits do.
+//
+// Blocks take (chunk, tile) from a ticket counter in the order in which they start, so a block only ever waits for
+// blocks that already run: no assumption on residency is needed.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "../math/clamp_affine.h"
+#include "channels.cuh"
+#include "launch.cuh"
+
+#ifndef __CUDACC__
+#include <atomic>
+#endif
+
+namespace leakypar::cuda {
+
+inline constexpr int warp_lanes = 32;
+inline constexpr unsigned all_lanes = 0xFFFFFFFFu;
+
+enum Published : unsigned { nothing = 0, aggregate = 1, inclusive = 2 };
+
+#ifdef __CUDACC__
+__device__ __forceinline__ unsigned load_acquire(const unsigned* flag) {
+  unsigned value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+__device__ __forceinline__ void store_release(unsigned* flag, unsigned value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+#else
+inline unsigned load_acquire(const unsigned* flag) {
+  return std::atomic_ref<unsigned>(*const_cast<unsigned*>(flag)).load(std::memory_order_acquire);
+}
+inline void store_release(unsigned* flag, unsigned value) {
+  std::atomic_ref<unsigned>(*flag).store(value, std::memory_order_release);
+}
+#endif
+
+// How a launch tiles [T, M]: blocks = chunks of time * tiles of channels. Chunks count in scan order, so for a scan that
+// runs backward in time chunk 0 is the last one.
+struct Tiling {
+  std::int64_t T, M;
+  std::int64_t chunks, tiles;
+  int warps;
+
+  Tiling(const SplitShape& shape, std::int64_t T, std::int64_t M, int width)
+      : T(T),
+        M(M),
+        chunks(shape.chunks(T)),
+        tiles((M + warp_lanes * width - 1) / (warp_lanes * width)),
+        warps(shape.warps(T)) {}
+};
+
+// The workspace of one launch; a single chunk needs none. Ticket and flags must be zero when the kernel starts, the rest
+// need not be.
+template <typename Map>
+struct LookBack {
+  using Real = decltype(Map::a);
+  static constexpr int fields = sizeof(Map) / sizeof(Real);
+
+  unsigned* ticket;  // [1]
+  unsigned* flags;   // [chunks, tiles]
+  Real* aggregates;  // [chunks, fields, M]
+  Real* inclusives;  // [chunks, M]: the carry out of each chunk
+
+  static std::int64_t cleared_bytes(const Tiling& tiling) {
+    const std::int64_t bytes = (1 + tiling.chunks * tiling.tiles) * static_cast<std::int64_t>(sizeof(unsigned));
+    return (bytes + 15) / 16 * 16;
+  }
+
+  static std::int64_t bytes(const Tiling& tiling) {
+    if (tiling.chunks <= 1) return 0;
+    return cleared_bytes(tiling) + tiling.chunks * (fields + 1) * tiling.M * static_cast<std::int64_t>(sizeof(Real));
+  }
+
+  static cudaError_t clear(void* workspace, const Tiling& tiling, cudaStream_t stream) {
+    if (tiling.chunks <= 1) return cudaSuccess;
+    return cudaMemsetAsync(workspace, 0, cleared_bytes(tiling), stream);
+  }
+
+  static LookBack at(void* workspace, const Tiling& tiling) {
+    if (tiling.chunks <= 1) return {};
+    auto* words = static_cast<unsigned*>(workspace);
+    auto* reals = reinterpret_cast<Real*>(static_cast<unsigned char*>(workspace) + cleared_bytes(tiling));
+    return {words, words + 1, reals, reals + tiling.chunks * fields * tiling.M};
+  }
+};
+
+// The shared memory of a block: its warps' maps, the carry into the block, and its ticket.
+template <typename Map, int Width>
+struct BlockMemory {
+  using Real = decltype(Map::a);
+  static constexpr int fields = LookBack<Map>::fields;
+  static constexpr int columns = warp_lanes * Width;
+
+  Real* runs;        // [fields, warps, columns]
+  Real* carry;       // [columns]
+  unsigned* ticket;  // [1]
+
+  static std::size_t bytes(int warps) { return sizeof(Real) * columns * (fields * warps + 1) + sizeof(unsigned); }
+
+  __device__ static BlockMemory at(void* memory, int warps) {
+    auto* reals = static_cast<Real*>(memory);
+    Real* carry = reals + fields * warps * columns;
+    return {reals, carry, reinterpret_cast<unsigned*>(carry + columns)};
+  }
+};
+
+// A thread's place: which chunk and tile its block took, and its first column.
+struct Place {
+  std::int64_t chunk, tile, column;
+  int lane, warp;
+};
+
+template <int Width, typename Map>
+__device__ __forceinline__ Place take_place(const LookBack<Map>& book, const Tiling& tiling, unsigned* ticket) {
+  std::int64_t block = blockIdx.x;
+  if (tiling.chunks > 1) {
+    if (threadIdx.x == 0) *ticket = atomicAdd(book.ticket, 1u);
+    __syncthreads();
+    block = *ticket;
+  }
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  const std::int64_t tile = block % tiling.tiles;
+  return {block / tiling.tiles, tile, (tile * warp_lanes + lane) * Width, lane,
+          static_cast<int>(threadIdx.x) / warp_lanes};
+}
+
+// Makes a warp's stores visible before its flag is. Every lane fences its own stores; lane 0 speaks for all.
+__device__ __forceinline__ void publish(unsigned* flag, Published state, int lane) {
+  __threadfence();
+  __syncwarp();
+  if (lane == 0) store_release(flag, state);
+}
+
+// Step 2 above, by one warp: the carry into a chunk that has predecessors.
+template <typename Map, int Width, typename Real = decltype(Map::a)>
+__device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<Map>& book, const Tiling& tiling,
+                                          const Place& place) {
+  const std::int64_t watched = place.chunk - 1 - place.lane;  // lane i watches the i-th predecessor
+  int nearest;
+  for (;;) {
+    const unsigned state = watched >= 0 ? load_acquire(book.flags + watched * tiling.tiles + place.tile) : nothing;
+    const unsigned published = __ballot_sync(all_lanes, state != nothing);
+    const unsigned complete = __ballot_sync(all_lanes, state == inclusive);
+    nearest = __ffs(static_cast<int>(complete)) - 1;
+    const unsigned nearer = nearest > 0 ? (1u << nearest) - 1u : 0u;
+    if (nearest >= 0 && (published & nearer) == nearer) break;
+    __nanosleep(32);
+  }
+  __syncwarp();  // what any lane acquired, every lane may now read
+  if (place.column >= tiling.M) return;
+
+  const Real* from = book.inclusives + (place.chunk - 1 - nearest) * tiling.M + place.column;
+#pragma unroll
+  for (int i = 0; i < Width; ++i) carry[i] = __ldcg(from + i);
+#pragma unroll 4
+  for (std::int64_t chunk = place.chunk - nearest; chunk < place.chunk; ++chunk) {
+    const Real* stored = book.aggregates + chunk * LookBack<Map>::fields * tiling.M + place.column;
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      Real fields[LookBack<Map>::fields];
+#pragma unroll
+      for (int f = 0; f < LookBack<Map>::fields; ++f) fields[f] = __ldcg(stored + f * tiling.M + i);
+      Map map;
+      memcpy(&map, fields, sizeof map);
+      carry[i] = map(carry[i]);
+    }
+  }
+}
+
+// From each warp's run map to each warp's carry-in, by the three steps above. carry holds x_0 on entry where the block
+// is chunk 0, and the carry into this thread's run on return. Every thread of the block must call it.
+template <typename Map, int Width, typename Real = decltype(Map::a)>
+__device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (&run)[Width], const LookBack<Map>& book,
+                                               const Tiling& tiling, const Place& place,
+                                               const BlockMemory<Map, Width>& memory) {
+  constexpr int fields = LookBack<Map>::fields;
+  constexpr int columns = BlockMemory<Map, Width>::columns;
+  const auto slot = [&](int field, int warp) {
+    return memory.runs + (field * tiling.warps + warp) * columns + place.lane * Width;
+  };
+  const auto run_of = [&](int warp, int i) {
+    Real values[fields];
+#pragma unroll
+    for (int f = 0; f < fields; ++f) values[f] = slot(f, warp)[i];
+    Map map;
+    memcpy(&map, values, sizeof map);
+    return map;
+  };
+
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    Real values[fields];
+    memcpy(values, &run[i], sizeof values);
+#pragma unroll
+    for (int f = 0; f < fields; ++f) slot(f, place.warp)[i] = values[f];
+  }
+  __syncthreads();  // every run of the block is in shared memory
+
+  if (place.warp == 0) {
+    const bool has_successor = place.chunk + 1 < tiling.chunks;
+    const bool active = place.column < tiling.M;
+    unsigned* flag = book.flags + place.chunk * tiling.tiles + place.tile;
+    Map chunk_map[Width];
+    if (has_successor) {
+#pragma unroll
+      for (int i = 0; i < Width; ++i) {
+        chunk_map[i] = run[i];
+        for (int warp = 1; warp < tiling.warps; ++warp) chunk_map[i] = compose(chunk_map[i], run_of(warp, i));
+      }
+    }
+    if (place.chunk > 0) {
+      if (has_successor) {
+        if (active) {
+          Real* to = book.aggregates + place.chunk * fields * tiling.M + place.column;
+#pragma unroll
+          for (int i = 0; i < Width; ++i) {
+            Real values[fields];
+            memcpy(values, &chunk_map[i], sizeof values);
+#pragma unroll
+            for (int f = 0; f < fields; ++f) __stcg(to + f * tiling.M + i, values[f]);
+          }
+        }
+        publish(flag, aggregate, place.lane);
+      }
+      look_back(carry, book, tiling, place);
+    }
+    if (has_successor) {
+      if (active) {
+        Real* to = book.inclusives + place.chunk * tiling.M + place.column;
+#pragma unroll
+        for (int i = 0; i < Width; ++i) __stcg(to + i, chunk_map[i](carry[i]));
+      }
+      publish(flag, inclusive, place.lane);
+    }
+#pragma unroll
+    for (int i = 0; i < Width; ++i) memory.carry[place.lane * Width + i] = carry[i];
+  }
+  __syncthreads();  // the block's carry is in shared memory
+
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    carry[i] = memory.carry[place.lane * Width + i];
+    for (int warp = 0; warp < place.warp; ++warp) carry[i] = run_of(warp, i)(carry[i]);
+  }
+}
+
+}  // namespace leakypar::cuda

@@ -1,0 +1,294 @@
+// The scan's gradient, for every channel of [T, M], M = N * H, from the last step to the first. With
+// v_t = h_t - threshold and r_T = grad_last,
+//
+//   g_t = dL/dS_t * gain * surrogate'(v_t) + dL/dh_t       d_u[t] = 1[h_t > 0] (g_t + r_t)       r_{t-1} = w d_u[t]
+//
+// and the parameters' sums over time that leakypar.h defines, left for the caller to add up over chunks and batch.
+//
+// Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and chunk 0 is the last.
+//   lane:  a thread walks all T steps of 16 bytes of channels; rings of loads run ahead of the walk.
+//   split: a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps. The recurrence in r is linear, so a
+//          thread composes its steps to one affine map, and the rest is as in the forward scan.
+//
+// Bytes moved, an element: the membrane and each gradient given are read, d_u is written. The sums add at most four
+// state values a channel and time chunk.
+#include "../leakypar.h"
+#include "../math/clamp_affine.h"
+#include "channels.cuh"
+#include "launch.cuh"
+#include "look_back.cuh"
+
+namespace leakypar::cuda {
+namespace {
+
+constexpr int lane_threads = 128;
+constexpr int lane_ring = lane_depth / 2;  // two arrays are read where the forward scan reads one
+
+// The surrogate as the kernel sees it: with its kind a constant where that is the default, so that the common case
+// carries one formula, and as the argument says otherwise.
+template <bool IsAtan>
+__device__ __forceinline__ Surrogate known(Surrogate surrogate) {
+  if constexpr (IsAtan) surrogate.kind = SurrogateKind::atan;
+  return surrogate;
+}
+
+template <typename Scalar, int Width, bool IsAtan>
+struct Neurons {
+  using Real = State<Scalar>;
+  using Row = Packet<Scalar, Width>;
+
+  Real decay[Width], threshold[Width], gain[Width];
+  Real sum_bias[Width] = {}, sum_decay[Width] = {}, sum_threshold[Width] = {}, sum_gain[Width] = {};
+
+  __device__ __forceinline__ Neurons(const ScanBackward<Scalar>& args, std::int64_t column) {
+    read(decay, args.decay, column, args.H);
+    read(threshold, args.threshold, column, args.H);
+    read(gain, args.gain, column, args.H);
+  }
+
+  // g_t from the rows of one time step, and its part of the threshold's and the gain's sums. A row that is not given
+  // counts as zeros.
+  __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Row& membrane,
+                                           const Row& grad_spikes, const Row& grad_membrane) {
+    const Surrogate surrogate = known<IsAtan>(args.surrogate);
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      g[i] = Real(0);
+      if (args.grad_spikes != nullptr) {
+        const Real v = widen(membrane.element[i]) - threshold[i];
+        const Real grad = widen(grad_spikes.element[i]);
+        g[i] = grad * gain[i] * surrogate_derivative(surrogate, v);
+        sum_threshold[i] -= g[i];
+        if (spike(v)) sum_gain[i] += grad;
+      }
+      if (args.grad_membrane != nullptr) g[i] += widen(grad_membrane.element[i]);
+    }
+  }
+
+  // d_u[t] from r_t, its store, its part of the bias's and the decay's sums, and r_{t-1}.
+  __device__ __forceinline__ void step(Real (&r)[Width], const Real (&g)[Width], const Row& membrane,
+                                       const Real (&earlier)[Width], Scalar* grad_u) {
+    Real d_u[Width];
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      d_u[i] = widen(membrane.element[i]) > Real(0) ? g[i] + r[i] : Real(0);
+      sum_bias[i] += d_u[i];
+      sum_decay[i] += d_u[i] * earlier[i];
+      r[i] = decay[i] * d_u[i];
+    }
+    store(grad_u, d_u);
+  }
+};
+
+template <int Width, typename Scalar, typename Real>
+__device__ __forceinline__ void widen_row(Real (&values)[Width], const Packet<Scalar, Width>& row) {
+#pragma unroll
+  for (int i = 0; i < Width; ++i) values[i] = widen(row.element[i]);
+}
+
+template <typename Scalar, int Width, bool IsAtan>
+__global__ void __launch_bounds__(lane_threads) scan_backward_lane(const ScanBackward<Scalar> args) {
+  using Real = State<Scalar>;
+  const std::int64_t M = args.N * args.H;
+  const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
+  if (column >= M) return;
+
+  Neurons<Scalar, Width, IsAtan> neurons(args, column);
+  Real initial[Width], r[Width];
+  load_state(initial, args.initial, column);
+  load_state(r, args.grad_last, column);
+
+  Packet<Scalar, Width> membrane[lane_ring], grad_spikes[lane_ring], grad_membrane[lane_ring];
+  const auto fetch = [&](int slot, std::int64_t t) {
+    const std::int64_t offset = t * M + column;
+    membrane[slot] = load<Width>(args.membrane + offset);
+    if (args.grad_spikes != nullptr) grad_spikes[slot] = load<Width>(args.grad_spikes + offset);
+    if (args.grad_membrane != nullptr) grad_membrane[slot] = load<Width>(args.grad_membrane + offset);
+  };
+#pragma unroll
+  for (int i = 0; i < lane_ring; ++i) {
+    if (i < args.T) fetch(i, args.T - 1 - i);
+  }
+  for (std::int64_t t0 = args.T - 1; t0 >= 0; t0 -= lane_ring) {
+#pragma unroll
+    for (int i = 0; i < lane_ring; ++i) {
+      const std::int64_t t = t0 - i;
+      if (t >= 0) {
+        Real g[Width], earlier[Width];
+        neurons.arriving(g, args, membrane[i], grad_spikes[i], grad_membrane[i]);
+        if (t > 0) {
+          widen_row(earlier, membrane[(i + 1) % lane_ring]);  // the next slot of the ring holds t - 1
+        } else {
+#pragma unroll
+          for (int j = 0; j < Width; ++j) earlier[j] = initial[j];
+        }
+        neurons.step(r, g, membrane[i], earlier, args.grad_u + t * M + column);
+        if (t >= lane_ring) fetch(i, t - lane_ring);
+      }
+    }
+  }
+  if (args.grad_initial != nullptr) store_state(args.grad_initial, column, r);
+  if (args.sum_bias != nullptr) store_state(args.sum_bias, column, neurons.sum_bias);
+  if (args.sum_decay != nullptr) store_state(args.sum_decay, column, neurons.sum_decay);
+  if (args.sum_threshold != nullptr) store_state(args.sum_threshold, column, neurons.sum_threshold);
+  if (args.sum_gain != nullptr) store_state(args.sum_gain, column, neurons.sum_gain);
+}
+
+// Adds the warps' sums in the order of the warps, and leaves the total at row `chunk` of sum [chunks, M]. Every thread
+// of the block must call it; buffer holds [warps, columns] values.
+template <int Width, typename Real>
+__device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values)[Width], Real* buffer,
+                                                  const Tiling& tiling, const Place& place) {
+  if (sum == nullptr) return;
+  __syncthreads();  // the buffer's last use is over
+#pragma unroll
+  for (int i = 0; i < Width; ++i) buffer[(place.warp * warp_lanes + place.lane) * Width + i] = values[i];
+  __syncthreads();  // every warp's sum is in the buffer
+  if (place.warp != 0 || place.column >= tiling.M) return;
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    Real total = values[i];
+    for (int warp = 1; warp < tiling.warps; ++warp) total += buffer[(warp * warp_lanes + place.lane) * Width + i];
+    sum[place.chunk * tiling.M + place.column + i] = total;
+  }
+}
+
+template <typename Scalar, int Width, bool IsAtan>
+__global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
+    scan_backward_split(const ScanBackward<Scalar> args, const Tiling tiling,
+                        const LookBack<Affine<State<Scalar>>> book) {
+  using Real = State<Scalar>;
+  using Map = Affine<Real>;
+  constexpr int run = SplitShape::run;
+  const auto memory = BlockMemory<Map, Width>::at(shared_memory(), tiling.warps);
+  const Place place = take_place<Width>(book, tiling, memory.ticket);
+  const bool active = place.column < tiling.M;
+  const std::int64_t s0 = (place.chunk * tiling.warps + place.warp) * run;
+  const std::int64_t left = active ? tiling.T - s0 : 0;
+  const int steps = static_cast<int>(left < 0 ? 0 : (left < run ? left : run));
+  const std::int64_t t0 = tiling.T - 1 - s0;  // the run's first step is its latest time
+  const std::int64_t offset = t0 * tiling.M + place.column;
+
+  Packet<Scalar, Width> membrane[run], grad_spikes[run], grad_membrane[run];
+#pragma unroll
+  for (int s = 0; s < run; ++s) {
+    if (s < steps) {
+      const std::int64_t at = offset - s * tiling.M;
+      membrane[s] = load<Width>(args.membrane + at);
+      if (args.grad_spikes != nullptr) grad_spikes[s] = load<Width>(args.grad_spikes + at);
+      if (args.grad_membrane != nullptr) grad_membrane[s] = load<Width>(args.grad_membrane + at);
+    }
+  }
+  // The membrane before the run's earliest step: the initial one where the run begins the sequence.
+  Real before[Width] = {};
+  if (steps > 0) {
+    if (t0 >= steps) {
+      widen_row(before, load<Width>(args.membrane + offset - steps * tiling.M));
+    } else {
+      load_state(before, args.initial, place.column);
+    }
+  }
+  // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
+  Neurons<Scalar, Width, IsAtan> neurons(args, active ? place.column : 0);
+
+  Real g[run][Width];
+  Map map[Width];
+#pragma unroll
+  for (int i = 0; i < Width; ++i) map[i] = Map::identity();
+#pragma unroll
+  for (int s = 0; s < run; ++s) {
+    if (s < steps) {
+      neurons.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s]);
+#pragma unroll
+      for (int i = 0; i < Width; ++i) {
+        const Real a = widen(membrane[s].element[i]) > Real(0) ? neurons.decay[i] : Real(0);
+        map[i] = compose(map[i], Map{a, a * g[s][i]});
+      }
+    }
+  }
+
+  Real r[Width] = {};
+  if (active && place.chunk == 0 && place.warp == 0) load_state(r, args.grad_last, place.column);
+  carry_into_run(r, map, book, tiling, place, memory);
+
+#pragma unroll
+  for (int s = 0; s < run; ++s) {
+    if (s < steps) {
+      Real earlier[Width];
+#pragma unroll
+      for (int i = 0; i < Width; ++i) {
+        earlier[i] = s + 1 < steps ? widen(membrane[s + 1 < run ? s + 1 : s].element[i]) : before[i];
+      }
+      neurons.step(r, g[s], membrane[s], earlier, args.grad_u + offset - s * tiling.M);
+    }
+  }
+  if (args.grad_initial != nullptr && steps > 0 && s0 + steps == tiling.T) {
+    store_state(args.grad_initial, place.column, r);
+  }
+  reduce_over_warps(args.sum_bias, neurons.sum_bias, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_decay, neurons.sum_decay, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_threshold, neurons.sum_threshold, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_gain, neurons.sum_gain, memory.runs, tiling, place);
+}
+
+// Calls body with the vector width and whether the surrogate is the default, both as constants. Only the wide kernels of
+// the training types have a version of their own for the default.
+template <typename Scalar, int Wide, typename Body>
+cudaError_t specialised(const ScanBackward<Scalar>& args, Body body) {
+  const auto with_surrogate = [&](auto width) {
+    if constexpr (decltype(width)::value > 1 && !std::is_same_v<Scalar, double>) {
+      if (args.surrogate.kind == SurrogateKind::atan) return body(width, std::true_type());
+    }
+    return body(width, std::false_type());
+  };
+  return with_width<Scalar, Wide>(args.N * args.H, with_surrogate, args.grad_spikes, args.grad_membrane, args.membrane,
+                                  args.grad_u);
+}
+
+template <typename Scalar>
+cudaError_t launch_lane(const ScanBackward<Scalar>& args, cudaStream_t stream) {
+  return specialised<Scalar, lane_width<Scalar>>(args, [&](auto width, auto is_atan) {
+    constexpr int Width = decltype(width)::value;
+    const std::int64_t blocks = (args.N * args.H + lane_threads * Width - 1) / (lane_threads * Width);
+    return launch(scan_backward_lane<Scalar, Width, decltype(is_atan)::value>, blocks, lane_threads, 0, stream, args);
+  });
+}
+
+template <typename Scalar>
+cudaError_t launch_split(const ScanBackward<Scalar>& args, void* workspace, cudaStream_t stream) {
+  using Map = Affine<State<Scalar>>;
+  return specialised<Scalar, split_width<Scalar>>(args, [&](auto width, auto is_atan) {
+    constexpr int Width = decltype(width)::value;
+    const Tiling tiling(split_backward, args.T, args.N * args.H, Width);
+    const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
+    if (error != cudaSuccess) return error;
+    return launch(scan_backward_split<Scalar, Width, decltype(is_atan)::value>, tiling.chunks * tiling.tiles,
+                  tiling.warps * warp_lanes, BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
+                  LookBack<Map>::at(workspace, tiling));
+  });
+}
+
+}  // namespace
+
+template <typename Scalar>
+std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Scan scan) {
+  if (scan == Scan::lane) return 0;
+  return LookBack<Affine<State<Scalar>>>::bytes(Tiling(split_backward, args.T, args.N * args.H, 1));
+}
+
+template <typename Scalar>
+cudaError_t scan_backward(const ScanBackward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream) {
+  if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
+  return scan == Scan::lane ? launch_lane(args, stream) : launch_split(args, workspace, stream);
+}
+
+template std::int64_t scan_backward_workspace(const ScanBackward<float>&, Scan);
+template std::int64_t scan_backward_workspace(const ScanBackward<double>&, Scan);
+template std::int64_t scan_backward_workspace(const ScanBackward<float16>&, Scan);
+template std::int64_t scan_backward_workspace(const ScanBackward<bfloat16>&, Scan);
+template cudaError_t scan_backward(const ScanBackward<float>&, Scan, void*, cudaStream_t);
+template cudaError_t scan_backward(const ScanBackward<double>&, Scan, void*, cudaStream_t);
+template cudaError_t scan_backward(const ScanBackward<float16>&, Scan, void*, cudaStream_t);
+template cudaError_t scan_backward(const ScanBackward<bfloat16>&, Scan, void*, cudaStream_t);
+
+}  // namespace leakypar::cuda
