@@ -1,0 +1,68 @@
+// The Python module: what this binary is, and the launch plan. pybind11 only; no torch header is included here, and the
+// operators in ops.cpp register themselves with torch when the module is loaded.
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+#include "../plan.h"
+
+#ifdef LEAKYPAR_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "Clang " __clang_version__;
+#else
+  return "GCC " __VERSION__;
+#endif
+}
+
+#ifdef LEAKYPAR_WITH_CUDA
+// The toolkit whose runtime is linked in.
+py::object cuda_version() {
+  return py::str(std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10));
+}
+
+constexpr const char* variant = "cuda";
+constexpr const char* architectures = LEAKYPAR_CUDA_ARCHITECTURES;
+#else
+py::object cuda_version() { return py::none(); }
+
+constexpr const char* variant = "cpu";
+constexpr const char* architectures = "";
+#endif
+
+// TORCH_TARGET_VERSION holds major and minor in its top two bytes.
+std::string stable_abi_target() {
+  constexpr std::uint64_t target = TORCH_TARGET_VERSION;
+  return std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 0xFF);
+}
+
+const char* name(leakypar::Scan scan) { return scan == leakypar::Scan::lane ? "lane" : "split"; }
+
+py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
+                    std::int64_t multiprocessors, std::int64_t cache_bytes) {
+  const leakypar::Plan plan = leakypar::make_plan({T, N, C, H, element_bytes}, {multiprocessors, cache_bytes});
+  return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "leakypar's compiled part: the operators (registered with torch), its build facts and the launch plan.";
+  m.attr("variant") = variant;
+  m.attr("compiler") = compiler();
+  m.attr("cuda_version") = cuda_version();
+  m.attr("architectures") = architectures;
+  m.attr("stable_abi_target") = stable_abi_target();
+  m.attr("cpu_facts") = py::make_tuple(leakypar::cpu_facts.multiprocessors, leakypar::cpu_facts.cache_bytes);
+  m.def("make_plan", &make_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
+        py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("cache_bytes"),
+        "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps).");
+}
