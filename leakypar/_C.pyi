@@ -1,0 +1,14 @@
+"""The compiled part: csrc/torch/module.cpp. Importing it registers the operators with torch; import torch first."""
+
+from typing import Literal
+
+variant: Literal["cuda", "cpu"]
+compiler: str
+cuda_version: str | None
+architectures: str
+stable_abi_target: str
+cpu_facts: tuple[int, int]  # multiprocessors, cache_bytes
+
+def make_plan(
+    *, T: int, N: int, C: int, H: int, element_bytes: int, multiprocessors: int, cache_bytes: int
+) -> tuple[Literal["lane", "split"], Literal["lane", "split"], int]: ...

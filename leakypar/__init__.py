@@ -1,0 +1,23 @@
+"""leakypar: a spiking layer that sees a whole sequence at once.
+
+`LeakyParallel` stands in for `snntorch.LeakyParallel`; `leaky_parallel` is the same layer as a function. Both run the
+fused kernels where they were built (`build_info()` tells), and the layer runs through `nn.RNN` everywhere.
+"""
+
+from . import reference, surrogate
+from .build_info import build_info
+from .functional import leaky_parallel
+from .module import LeakyParallel
+from .ops import Plan, plan
+from .version import __version__
+
+__all__ = [
+    "LeakyParallel",
+    "Plan",
+    "__version__",
+    "build_info",
+    "leaky_parallel",
+    "plan",
+    "reference",
+    "surrogate",
+]

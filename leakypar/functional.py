@@ -1,0 +1,219 @@
+"""`leaky_parallel`: the layer as a function, differentiable through the fused kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import ops, surrogate, validation
+
+
+class _LeakyParallel(torch.autograd.Function):
+    """The two operators joined. Returns spikes, membrane and last membrane; None for each that is not wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        decay: Tensor,
+        threshold: Tensor,
+        gain: Tensor,
+        initial: Tensor | None,
+        kernel_surrogate: tuple[int, float, float] | None,
+        want_membrane: bool,
+        want_last: bool,
+        launch: ops.Launch,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        want_spikes = kernel_surrogate is not None
+        spikes, membrane, last = ops.forward(
+            x,
+            weight,
+            bias_ih,
+            bias_hh,
+            decay,
+            threshold,
+            gain,
+            initial,
+            want_spikes=want_spikes,
+            want_membrane=True,  # the backward scan reads it
+            want_last=want_last,
+            launch=launch,
+        )
+        needs = ctx.needs_input_grad
+        # What a gradient does not need is not kept alive for it.
+        ctx.save_for_backward(
+            x if needs[1] else None, weight if needs[0] else None, decay, threshold, gain, initial, membrane
+        )
+        ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in (bias_ih, bias_hh)]
+        ctx.kernel_surrogate = kernel_surrogate
+        ctx.launch = launch
+        ctx.set_materialize_grads(False)
+        if want_spikes and kernel_surrogate[0] == surrogate.disabled().kind and not needs[6]:
+            ctx.mark_non_differentiable(spikes)
+        return spikes if want_spikes else None, membrane if want_membrane else None, last if want_last else None
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, decay, threshold, gain, initial, membrane = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        if grad_spikes is None and grad_membrane is None and grad_last is None:
+            return (None,) * len(needs)
+        d_x, d_weight, d_bias, d_decay, d_threshold, d_gain, d_initial = ops.backward(
+            grad_spikes,
+            grad_membrane,
+            grad_last,
+            membrane,
+            x,
+            weight,
+            decay,
+            threshold,
+            gain,
+            initial,
+            ctx.kernel_surrogate or (surrogate.disabled().kind, 0.0, 0.0),
+            want_bias=needs[2] or needs[3],
+            want_decay=needs[4],
+            want_threshold=needs[5],
+            want_gain=needs[6],
+            want_initial=needs[7],
+            launch=ctx.launch,
+        )
+        of_ih, of_hh = ctx.bias_dtypes
+        return (
+            d_x if needs[0] else None,
+            d_weight if needs[1] else None,
+            d_bias.to(of_ih) if needs[2] else None,
+            d_bias.to(of_hh) if needs[3] else None,
+            d_decay.to(decay.dtype) if needs[4] else None,
+            d_threshold.to(threshold.dtype) if needs[5] else None,
+            d_gain.to(gain.dtype) if needs[6] else None,
+            d_initial.to(initial.dtype) if needs[7] else None,
+            *(None,) * 4,
+        )
+
+
+def leaky_parallel(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    threshold: Tensor | float = 1.0,
+    gain: Tensor | float = 1.0,
+    *,
+    initial_membrane: Tensor | None = None,
+    spike_grad: surrogate.SpikeGrad | None = None,
+    dropout: float = 0.0,
+    return_membrane: bool = False,
+    return_state: bool = False,
+    plan: ops.Plan | ops.Scan | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    r"""A layer of leaky integrate-and-fire neurons over a whole sequence, on the fused kernels.
+
+    .. math::
+
+        h_t = \mathrm{relu}(w h_{t-1} + W x_t + b_{ih} + b_{hh}), \qquad
+        S_t = \mathrm{gain} \cdot 1[\mathrm{dropout}(h_t) - \mathrm{threshold} > 0]
+
+    as `leakypar.reference.leaky_parallel` specifies it. The compute dtype is that of `x` and `weight`, or autocast's;
+    the membrane is carried from step to step in float32 (float64 for float64).
+
+    Args:
+        x: input, `[T, N, C]`, or `[T, C]` without a batch; any strides.
+        weight: input weights, `[H, C]`.
+        decay: what a membrane keeps from one step to the next, `[H]`, any sign and size, any stride.
+        bias_ih: `[H]`, or None.
+        bias_hh: `[H]`, or None.
+        threshold: a number, or a tensor `[]`, `[1]` or `[H]`. A neuron spikes strictly above it.
+        gain: the height of a spike, likewise.
+        initial_membrane: membrane before the first step, `[N, H]` (`[H]` without a batch), in the compute dtype or the
+            state dtype; None for zeros.
+        spike_grad: a surrogate of `leakypar.surrogate`, None for `atan()`, or any callable from membrane - threshold to
+            spikes. SSO, custom surrogates and callables run in PyTorch, on the membrane that the kernels return.
+        dropout: probability that a membrane value is zeroed before the threshold, in [0, 1]; survivors are scaled by
+            1 / (1 - p). The recurrence does not see it. Above 0, the spike runs in PyTorch.
+        return_membrane: also return the membrane of every step, before dropout.
+        return_state: also return the membrane after the last step, to continue from.
+        plan: "lane" or "split" to force the scans, a `leakypar.Plan` to force everything, None to let sizes decide.
+
+    Returns:
+        Spikes `[T, N, H]` (`[T, H]` without a batch) in the compute dtype; then, if asked for, the membrane in the same
+        shape and dtype, and the final membrane `[N, H]` (`[H]`) in the state dtype, as a tuple.
+
+    Raises:
+        RuntimeError: the kernels were not built for the device of `x`; or a second derivative is asked for.
+        TypeError: an argument is not of a type named above.
+        ValueError: a shape, dtype, device or number does not fit.
+    """
+    validation.check_input(x, weight)
+    H = weight.shape[0]
+    dtype = validation.compute_dtype(x, weight)
+    validation.check_vector("decay", decay, H, x)
+    for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
+        if bias is not None:
+            validation.check_vector(name, bias, H, x)
+    validation.check_per_neuron("threshold", threshold, H, x)
+    validation.check_per_neuron("gain", gain, H, x)
+    validation.check_initial_membrane(initial_membrane, x, H, dtype)
+    validation.check_probability("dropout", dropout)
+    spike = surrogate.resolve(spike_grad)
+    launch = ops.launch(plan)
+    if not ops.is_available(x.device.type):
+        raise RuntimeError(ops.unavailable_reason(x.device.type))
+
+    x, weight = x.to(dtype), weight.to(dtype)
+    threshold, gain = (_tensor(value, x) for value in (threshold, gain))
+    batched = x.dim() == 3
+    if not batched:
+        x = x.unsqueeze(1)
+        initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
+
+    in_kernel = dropout == 0 and isinstance(spike, surrogate.SurrogateGradient) and spike.kind is not None
+    kernel_surrogate = (spike.kind, *spike.parameters) if in_kernel else None
+    spikes, membrane, last = _run(
+        (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial_membrane),
+        kernel_surrogate,
+        return_membrane or not in_kernel,
+        return_state,
+        launch,
+    )
+    if not in_kernel:
+        v = (torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane) - threshold
+        spikes = (validation.check_spikes(spike(v), v) * gain).to(dtype)
+    results = [spikes] + [membrane] * return_membrane + [last] * return_state
+    if not batched:
+        # The batch dimension is 1 in spikes and membrane [T, 1, H], 0 in the final membrane [1, H].
+        results = [result.squeeze(-2) for result in results]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _run(
+    tensors: tuple[Tensor | None, ...],
+    kernel_surrogate: tuple[int, float, float] | None,
+    want_membrane: bool,
+    want_last: bool,
+    launch: ops.Launch,
+) -> tuple[Tensor | None, ...]:
+    """The operators, with the autograd graph where a gradient can be asked for."""
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return _LeakyParallel.apply(*tensors, kernel_surrogate, want_membrane, want_last, launch)
+    return ops.forward(
+        *tensors,
+        want_spikes=kernel_surrogate is not None,
+        want_membrane=want_membrane,
+        want_last=want_last,
+        launch=launch,
+    )
+
+
+def _tensor(value: Tensor | float, like: Tensor) -> Tensor:
+    """The value where the kernels can read it. A fill does not wait for the device, as a copy from the host would."""
+    return value if isinstance(value, Tensor) else like.new_full((), value, dtype=validation.state_dtype(like.dtype))

@@ -1,0 +1,305 @@
+"""`LeakyParallel`, the layer as a module: its parameters, and the choice of what runs them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import functional, ops, rnn, surrogate, validation
+from .surrogate import SpikeGrad
+
+__all__ = ["BACKEND_VARIABLE", "LeakyParallel"]
+
+BACKEND_VARIABLE = "LEAKYPAR_BACKEND"
+"""The environment variable that stands in for `backend="auto"`."""
+
+
+class LeakyParallel(nn.Module):
+    r"""A linear layer followed by leaky spiking neurons, over a whole sequence at once.
+
+    .. math::
+
+        u_t &= W x_t + b_{ih} + b_{hh} \\
+        h_t &= \mathrm{relu}(w \, h_{t-1} + u_t) \\
+        S_t &= \mathrm{gain} \cdot 1[\mathrm{dropout}(h_t) - \mathrm{threshold} > 0]
+
+    Sizes are `T` time steps, `N` batch, `C = input_size` features and `H = hidden_size` neurons. `h` is the membrane,
+    which nothing resets, and `w` its decay. The arguments up to `dtype`, the initial values for a seed and the
+    `state_dict` are those of `snntorch.LeakyParallel` 1.0.0, whose code is the source of these formulas.
+
+    Only the diagonal of `rnn.weight_hh_l0` is ever read, so only the diagonal has a gradient: after a deepcopy, a load
+    or a pickle as well. `weight_hh_enable=True` reads all of it.
+
+    Args:
+        input_size: `C`.
+        hidden_size: `H`.
+        beta: decay of the membrane, one number or `H` of them (a number, or a tensor, list or array), clamped to [0, 1]
+            here and copied into the diagonal of `rnn.weight_hh_l0`. Training may move it anywhere from there. With
+            `weight_hh_enable=True`, row i is filled with the value of neuron i. None keeps the values that `nn.RNN`
+            draws, from the interval :math:`\pm 1 / \sqrt{H}`.
+        bias: whether there are `rnn.bias_ih_l0` and `rnn.bias_hh_l0`.
+        threshold: a neuron spikes where its membrane is strictly above it. One number or `H`.
+        dropout: probability with which, in training, each value of the membrane is zeroed before the threshold, the
+            others being scaled by 1 / (1 - dropout). The recurrence does not see it.
+        spike_grad: surrogate gradient of the spikes: an object of `leakypar.surrogate`, which runs in the kernels, or
+            any callable from membrane - threshold to spikes. None is `leakypar.surrogate.atan()`.
+        surrogate_disable: let no gradient pass through the spikes to the membrane, whatever `spike_grad` is.
+        learn_beta: whether `rnn.weight_hh_l0` requires a gradient.
+        learn_threshold: whether the threshold is a parameter, rather than a buffer.
+        graded_spikes_factor: the gain, which is the value of a spike. One number or `H`.
+        learn_graded_spikes_factor: whether the gain is a parameter, rather than a buffer.
+        weight_hh_enable: use the whole recurrent matrix, so that neurons see each other. It has no parallel scan, and
+            runs through `nn.RNN`.
+        device: device of every parameter and buffer.
+        dtype: float16, bfloat16, float32 or float64, of every parameter and buffer.
+        backend: what runs the layer, chosen at each call by the device of the parameters:
+
+            - `"auto"`: the fused kernels for CUDA, `nn.RNN` elsewhere. Where the CUDA kernels were not built, `nn.RNN`
+              with one warning. The environment variable `LEAKYPAR_BACKEND`, if set, replaces this choice by its value.
+            - `"fused"`: the fused kernels, on the CPU too.
+            - `"rnn"`: the kernel of `nn.RNN` (cuDNN on CUDA).
+
+        plan: launch plan to force on the fused kernels: `"lane"`, `"split"` or a `leakypar.Plan`. None lets them
+            choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
+
+    Attributes:
+        rnn: holds `weight_ih_l0` `[H, C]`, `weight_hh_l0` `[H, H]`, `bias_ih_l0` and `bias_hh_l0` `[H]` or None.
+        beta: buffer with the initial decay, `[1]` or `[H]`, or None. It is not used after construction.
+        threshold: parameter or buffer, `[]`, `[1]` or `[H]`, as it was given.
+        graded_spikes_factor: parameter or buffer, `[]`, `[1]` or `[H]`, as it was given.
+        weight_hh_enable: the argument, a bool (in snntorch this name is a method).
+
+    Raises:
+        TypeError: an argument is not of a type above.
+        ValueError: an argument is out of range, NaN or of the wrong length; or contradicts another: `backend="fused"`
+            has no dense recurrent matrix, `backend="rnn"` no plan.
+
+    Examples:
+        >>> layer = LeakyParallel(input_size=784, hidden_size=128, beta=0.5)
+        >>> spikes = layer(torch.rand(25, 8, 784))
+        >>> spikes.shape
+        torch.Size([25, 8, 128])
+    """
+
+    beta: Tensor | None
+    threshold: Tensor
+    graded_spikes_factor: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        beta: Any = None,
+        bias: bool = True,
+        threshold: Any = 1.0,
+        dropout: float = 0.0,
+        spike_grad: SpikeGrad | None = None,
+        surrogate_disable: bool = False,
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        graded_spikes_factor: Any = 1.0,
+        learn_graded_spikes_factor: bool = False,
+        weight_hh_enable: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+        plan: ops.Plan | ops.Scan | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_size = validation.check_size("input_size", input_size)
+        self.hidden_size = validation.check_size("hidden_size", hidden_size)
+        self.dropout = validation.check_probability("dropout", dropout)
+        self.spike_grad = surrogate.resolve(spike_grad)
+        self.surrogate_disable = validation.check_flag("surrogate_disable", surrogate_disable)
+        self.weight_hh_enable = validation.check_flag("weight_hh_enable", weight_hh_enable)
+        self.backend = validation.check_backend("backend", backend)
+        self.plan = plan
+        validation.check_flag("bias", bias)
+        validation.check_flag("learn_beta", learn_beta)
+        validation.check_flag("learn_threshold", learn_threshold)
+        validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor)
+        validation.check_dtype(dtype)
+        ops.launch(plan)
+        if plan is not None and (backend == "rnn" or weight_hh_enable):
+            given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"
+            raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {plan!r}")
+        _preference(backend, weight_hh_enable)
+
+        self.rnn = RecurrentParameters(input_size, hidden_size, bias, device, dtype)
+        weight = self.rnn.weight_hh_l0
+        device, dtype = weight.device, weight.dtype
+
+        self.register_buffer("beta", None)
+        if beta is not None:
+            decay = validation.per_neuron("beta", beta, hidden_size).clamp(0, 1)
+            self.beta = decay.reshape(-1).to(device=device, dtype=dtype)
+        self._set_decay()
+        weight.requires_grad_(learn_beta)
+
+        for name, value, learn in (
+            ("threshold", threshold, learn_threshold),
+            ("graded_spikes_factor", graded_spikes_factor, learn_graded_spikes_factor),
+        ):
+            values = validation.per_neuron(name, value, hidden_size).to(device=device, dtype=dtype, copy=True)
+            if learn:
+                self.register_parameter(name, nn.Parameter(values))
+            else:
+                self.register_buffer(name, values)
+
+    @torch.no_grad()
+    def _set_decay(self) -> None:
+        weight = self.rnn.weight_hh_l0
+        if self.beta is not None:
+            weight.copy_(self.beta.unsqueeze(1).expand_as(weight))
+        if not self.weight_hh_enable:
+            weight.copy_(torch.diag_embed(weight.diagonal()))
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        initial_membrane: Tensor | None = None,
+        return_membrane: bool = False,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Runs a whole sequence.
+
+        A long sequence fed in pieces, each from the final membrane of the one before, gives the spikes that it gives in
+        one piece.
+
+        Args:
+            x: `[T, N, C]`, or `[T, C]` for one sequence, in the layer's dtype (any under autocast). `T` and `N` may
+                be 0.
+            initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or
+                the state dtype (float64 for float64, else float32), or None for zeros.
+            return_membrane: also return the membrane at every step, before dropout.
+            return_state: also return the membrane after the last step.
+
+        Returns:
+            The spikes `[T, N, H]` (`[T, H]` for one sequence) in the compute dtype: the layer's, or autocast's. Then,
+            if asked for, the membrane in the same shape and dtype, and the final membrane `[N, H]` (`[H]`) in the state
+            dtype, as a tuple. All are differentiable.
+
+        Raises:
+            TypeError: an argument is not a dense floating-point tensor (a PackedSequence is not).
+            ValueError: an argument has the wrong shape, dtype or device.
+            RuntimeError: the backend is "fused", and the kernels were not built for the device.
+        """
+        weights = self.rnn
+        dense = self.weight_hh_enable
+        options: dict[str, Any] = {
+            "initial_membrane": initial_membrane,
+            "spike_grad": surrogate.disabled() if self.surrogate_disable else self.spike_grad,
+            "dropout": self.dropout if self.training else 0.0,
+            "return_membrane": return_membrane,
+            "return_state": return_state,
+        }
+        run = rnn.leaky_parallel
+        if _runs_fused(self.backend, weights.weight_ih_l0.device.type, dense):
+            run = functional.leaky_parallel
+            options["plan"] = self.plan
+        return run(
+            x,
+            weights.weight_ih_l0,
+            weights.weight_hh_l0 if dense else weights.weight_hh_l0.diagonal(),
+            weights.bias_ih_l0,
+            weights.bias_hh_l0,
+            self.threshold,
+            self.graded_spikes_factor,
+            **options,
+        )
+
+    def extra_repr(self) -> str:
+        """The sizes, and every setting that is not the default."""
+        weights = self.rnn
+        settings = {
+            "bias": (weights.bias_ih_l0 is not None, True),
+            "threshold": (_shown(self.threshold), "1"),
+            "dropout": (self.dropout, 0.0),
+            "spike_grad": (self.spike_grad, surrogate.resolve(None)),
+            "surrogate_disable": (self.surrogate_disable, False),
+            "learn_beta": (weights.weight_hh_l0.requires_grad, False),
+            "graded_spikes_factor": (_shown(self.graded_spikes_factor), "1"),
+            "weight_hh_enable": (self.weight_hh_enable, False),
+            "backend": (self.backend, "auto"),
+            "plan": (self.plan, None),
+        }
+        shown = [f"{name}={value}" for name, (value, default) in settings.items() if value != default]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *shown])
+
+
+class RecurrentParameters(nn.Module):
+    """The parameters of a one-layer `nn.RNN`: its names, its initial values, and the same draws from the generator.
+
+    It is no `nn.RNN`, whose forward would not be used, because torch.compile refuses to look at one.
+
+    Args:
+        input_size: `C`.
+        hidden_size: `H`.
+        bias: whether there are biases; without, both are None.
+        device: of every parameter.
+        dtype: of every parameter.
+    """
+
+    weight_ih_l0: nn.Parameter
+    weight_hh_l0: nn.Parameter
+    bias_ih_l0: nn.Parameter | None
+    bias_hh_l0: nn.Parameter | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: torch.device | str | int | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        drawn = nn.RNN(input_size, hidden_size, nonlinearity="relu", bias=bias, device=device, dtype=dtype)
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            self.register_parameter(name, getattr(drawn, name, None))
+
+
+def _shown(values: Tensor) -> str:
+    text = "unknown" if values.is_meta else f"{values.item():.4g}" if values.numel() == 1 else "per neuron"
+    return f"{text} (learned)" if isinstance(values, nn.Parameter) else text
+
+
+def _preference(backend: str, dense: bool) -> str:
+    """The backend that the arguments and the environment ask for: a dense layer has only one."""
+    validation.check_backend("backend", backend)
+    wanted = validation.check_backend(BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE, "auto"))
+    if not dense:
+        return wanted if backend == "auto" else backend
+    if backend == "fused":
+        raise ValueError(
+            'backend must be "auto" or "rnn" with weight_hh_enable=True, got "fused": '
+            "a dense recurrent matrix has no parallel scan"
+        )
+    return "rnn"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile traces none of it
+def _runs_fused(backend: str, device_type: str, dense: bool) -> bool:
+    """Whether a call on a device runs the fused kernels, rather than `nn.RNN`."""
+    preference = _preference(backend, dense)
+    if preference == "rnn" or (preference == "auto" and device_type != "cuda"):
+        return False
+    available = ops.is_available(device_type)
+    if not available:
+        reason = ops.unavailable_reason(device_type)
+        if preference == "fused":
+            raise RuntimeError(f'backend is "fused", and the fused kernels cannot run: {reason}')
+        _warn_once(reason)
+    return available
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f'LeakyParallel runs through nn.RNN: {reason}. backend="rnn" chooses it silently', stacklevel=2)

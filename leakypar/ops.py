@@ -1,0 +1,319 @@
+"""The registered operators, typed: availability, the launch plan, and the two calls with their shape-only versions.
+
+`torch.ops.leakypar.forward` and `torch.ops.leakypar.backward` are implemented in `csrc/torch/ops.cpp`, for the CPU and
+for CUDA. They are not differentiable by themselves: `leakypar.leaky_parallel` is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from .build_info import build_info, extension
+from .validation import state_dtype
+
+Scan = Literal["lane", "split"]
+
+
+class DeviceFacts(NamedTuple):
+    """What a launch plan depends on.
+
+    Attributes:
+        multiprocessors: multiprocessors of the GPU; 0 stands for a CPU.
+        cache_bytes: size of the last-level cache that the projection of one chunk should stay in, in bytes.
+    """
+
+    multiprocessors: int
+    cache_bytes: int
+
+
+class Plan(NamedTuple):
+    """How a layer is laid on its device.
+
+    Attributes:
+        scan_forward: "lane" (a thread walks all of time) or "split" (time is split over blocks); the CPU has one scan
+            and ignores it.
+        scan_backward: the same for the backward scan.
+        chunk_steps: time steps projected at a time, at least 1.
+    """
+
+    scan_forward: Scan
+    scan_backward: Scan
+    chunk_steps: int
+
+
+class Launch(NamedTuple):
+    """A plan as the operators take it: "auto" and 0 leave a choice to them."""
+
+    scan_forward: str = "auto"
+    scan_backward: str = "auto"
+    chunk_steps: int = 0
+
+
+_AUTOMATIC = Launch()
+_library = torch.ops.leakypar
+
+
+def is_available(device_type: str) -> bool:
+    """Whether the fused kernels were built for a device type.
+
+    Args:
+        device_type: `torch.device.type`, such as "cpu" or "cuda".
+    """
+    return device_type in {"cuda": ("cpu", "cuda"), "cpu": ("cpu",), "python": ()}[build_info().variant]
+
+
+def unavailable_reason(device_type: str) -> str:
+    """Why the fused kernels cannot run on a device type, and what would change that."""
+    info = build_info()
+    if device_type not in ("cpu", "cuda"):
+        return f"leakypar has kernels for 'cpu' and 'cuda' devices, not for {device_type!r}"
+    return (
+        f"leakypar was built without {device_type} kernels ({info.reason}); "
+        "reinstall it beside a compiler and the torch you use: pip install --no-build-isolation ."
+    )
+
+
+def launch(plan: Plan | Scan | None) -> Launch:
+    """Turns the `plan` argument of the public calls into what the operators take.
+
+    Raises:
+        TypeError: `plan` is neither None, a string nor a `Plan`.
+        ValueError: a scan is not "lane" or "split", or `chunk_steps` is below 1.
+    """
+    if plan is None:
+        return _AUTOMATIC
+    if isinstance(plan, str):
+        chosen = Launch(plan, plan)
+    elif isinstance(plan, Plan):
+        if plan.chunk_steps < 1:
+            raise ValueError(f"plan: chunk_steps must be at least 1, got {plan.chunk_steps}")
+        chosen = Launch(*plan)
+    else:
+        raise TypeError(f"plan must be None, 'lane', 'split' or a leakypar.Plan, got {type(plan).__name__}")
+    for scan in chosen[:2]:
+        if scan not in get_args(Scan):
+            raise ValueError(f"plan: a scan must be 'lane' or 'split', got {scan!r}")
+    return chosen
+
+
+def plan(
+    T: int,
+    N: int,
+    C: int,
+    H: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | DeviceFacts = "cuda",
+) -> Plan:
+    """The launch plan that the kernels choose for a problem. No device is needed to ask, given its facts.
+
+    Args:
+        T: time steps.
+        N: batch.
+        C: input features.
+        H: neurons.
+        dtype: compute dtype: float32, float64, float16 or bfloat16.
+        device: a CUDA device present, "cpu", or the `DeviceFacts` of any device.
+
+    Returns:
+        The plan, in a form that the `plan` argument of the layer takes, to force it.
+
+    Raises:
+        ImportError: the extension was not built.
+        TypeError: a size is not an integer, or `dtype` is not one of the four.
+        ValueError: a size is negative.
+    """
+    for name, size in (("T", T), ("N", N), ("C", C), ("H", H)):
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+        if size < 0:
+            raise ValueError(f"{name} must not be negative, got {size}")
+    if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+    compiled = extension()
+    if isinstance(device, DeviceFacts):
+        facts = device
+    elif torch.device(device).type == "cpu":
+        facts = DeviceFacts(*compiled.cpu_facts)
+    else:
+        properties = torch.cuda.get_device_properties(device)
+        facts = DeviceFacts(properties.multi_processor_count, properties.L2_cache_size)
+    return Plan(*compiled.make_plan(T=T, N=N, C=C, H=H, element_bytes=dtype.itemsize, **facts._asdict()))
+
+
+def _allow_tf32(tensor: Tensor) -> bool:
+    # The layer stands in for nn.RNN, so it follows the switch that nn.RNN follows.
+    return tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cudnn.rnn.fp32_precision == "tf32"
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    gain: Tensor,
+    initial: Tensor | None,
+    *,
+    want_spikes: bool,
+    want_membrane: bool,
+    want_last: bool,
+    launch: Launch = _AUTOMATIC,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Projection, scan and spike.
+
+    Args:
+        x: `[T, N, C]`, any strides.
+        weight: `[H, C]`, dtype of `x`.
+        bias_ih: `[H]` or None.
+        bias_hh: `[H]` or None.
+        decay: `[H]`, any stride: the diagonal of the recurrent weight.
+        threshold: `[H]`, or one value.
+        gain: `[H]`, or one value: the height of a spike.
+        initial: `[N, H]`, the membrane before the first step, or None for zeros.
+        want_spikes: return the spikes.
+        want_membrane: return the membrane of every step.
+        want_last: return the membrane of the last step.
+        launch: the plan to force.
+
+    Returns:
+        Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, last membrane `[N, H]` in the state dtype; an
+        empty tensor for each that is not wanted.
+    """
+    return _library.forward(
+        x,
+        weight,
+        bias_ih,
+        bias_hh,
+        decay,
+        threshold,
+        gain,
+        initial,
+        want_spikes,
+        want_membrane,
+        want_last,
+        _allow_tf32(x),
+        launch.scan_forward,
+        launch.chunk_steps,
+    )
+
+
+def backward(
+    grad_spikes: Tensor | None,
+    grad_membrane: Tensor | None,
+    grad_last: Tensor | None,
+    membrane: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    gain: Tensor,
+    initial: Tensor | None,
+    surrogate: tuple[int, float, float],
+    *,
+    want_bias: bool,
+    want_decay: bool,
+    want_threshold: bool,
+    want_gain: bool,
+    want_initial: bool,
+    launch: Launch = _AUTOMATIC,
+) -> tuple[Tensor, ...]:
+    """The gradients of x, weight, either bias, decay, threshold, gain and initial; an empty tensor where not wanted.
+
+    Args:
+        grad_spikes: `[T, N, H]`, the gradient of the spikes, or None for zeros.
+        grad_membrane: `[T, N, H]`, the gradient of the membrane of every step, or None for zeros.
+        grad_last: `[N, H]`, the gradient of the last membrane, or None for zeros.
+        membrane: `[T, N, H]` from `forward`.
+        x: `[T, N, C]` where the weight's gradient is wanted, else None.
+        weight: `[H, C]` where the input's gradient is wanted, else None.
+        decay: as in `forward`.
+        threshold: as in `forward`.
+        gain: as in `forward`.
+        initial: as in `forward`.
+        surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
+        want_bias: return the gradient that both biases share.
+        want_decay: return the decay's.
+        want_threshold: return the threshold's.
+        want_gain: return the gain's.
+        want_initial: return the initial membrane's.
+        launch: the plan to force.
+
+    Returns:
+        Seven tensors. Those of x and weight have the dtype of the membrane, the rest the state dtype.
+    """
+    return _library.backward(
+        grad_spikes,
+        grad_membrane,
+        grad_last,
+        membrane,
+        x,
+        weight,
+        decay,
+        threshold,
+        gain,
+        initial,
+        *surrogate,
+        want_bias,
+        want_decay,
+        want_threshold,
+        want_gain,
+        want_initial,
+        _allow_tf32(membrane),
+        launch.scan_backward,
+    )
+
+
+def register_shapes(namespace: str) -> None:
+    """Registers the shape-only versions, by which torch.compile and meta tensors see the operators of a namespace."""
+
+    @torch.library.register_fake(f"{namespace}::forward")
+    def forward_shapes(
+        x: Tensor, weight: Tensor, *arguments: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        want_spikes, want_membrane, want_last = arguments[6:9]
+        T, N = x.shape[:2]
+        H = weight.shape[0]
+        return (
+            x.new_empty((T, N, H) if want_spikes else 0),
+            x.new_empty((T, N, H) if want_membrane else 0),
+            x.new_empty((N, H), dtype=state_dtype(x.dtype)) if want_last else x.new_empty(0),
+        )
+
+    @torch.library.register_fake(f"{namespace}::backward")
+    def backward_shapes(
+        grad_spikes: Tensor | None,
+        grad_membrane: Tensor | None,
+        grad_last: Tensor | None,
+        membrane: Tensor,
+        x: Tensor | None,
+        weight: Tensor | None,
+        decay: Tensor,
+        threshold: Tensor,
+        gain: Tensor,
+        *arguments: Any,
+    ) -> tuple[Tensor, ...]:
+        want_bias, want_decay, want_threshold, want_gain, want_initial = arguments[4:9]
+        T, N, H = membrane.shape
+        state = state_dtype(membrane.dtype)
+
+        def shaped(wanted: bool, *shape: Any) -> Tensor:
+            return membrane.new_empty(shape, dtype=state) if wanted else membrane.new_empty(0)
+
+        return (
+            membrane.new_empty(0) if weight is None else membrane.new_empty(T, N, weight.shape[1]),
+            membrane.new_empty(0) if x is None else membrane.new_empty(H, x.shape[2]),
+            shaped(want_bias, H),
+            shaped(want_decay, *decay.shape),
+            shaped(want_threshold, *threshold.shape),
+            shaped(want_gain, *gain.shape),
+            shaped(want_initial, N, H),
+        )
+
+
+if build_info().variant != "python":
+    register_shapes("leakypar")

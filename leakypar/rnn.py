@@ -1,0 +1,157 @@
+"""The layer through the kernel of `nn.RNN`: the baseline, and the path that needs no extension.
+
+`torch.rnn_relu` is what `nn.RNN` itself calls: cuDNN on CUDA, ATen elsewhere. It is called here without the module
+around it, because the recurrent matrix is made anew from its diagonal at every call, and `nn.RNN` takes its weights
+from parameters that it rearranges in place. So whatever lies off the diagonal is never read and gets no gradient.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import validation
+from .surrogate import SpikeGrad, resolve
+
+__all__ = ["leaky_parallel"]
+
+
+def leaky_parallel(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    threshold: Tensor | float = 1.0,
+    gain: Tensor | float = 1.0,
+    *,
+    initial_membrane: Tensor | None = None,
+    spike_grad: SpikeGrad | None = None,
+    dropout: float = 0.0,
+    return_membrane: bool = False,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
+    """Runs the layer of `leakypar.reference.leaky_parallel` through the kernel of `nn.RNN`.
+
+    The compute dtype is that of `x` and `weight`, or autocast's. The kernel carries the membrane in it from one step to
+    the next, where the fused kernels carry float32 for a 16-bit layer.
+
+    Args:
+        x: input, `[T, N, C]`, or `[T, C]` for one sequence; `T` and `N` may be 0.
+        weight: input weights, `[H, C]`.
+        decay: `[H]`, what a membrane keeps from one step to the next; or `[H, H]`, the dense recurrent weights, where
+            row i holds what neuron i takes from each other.
+        bias_ih: `[H]`, or None for zeros.
+        bias_hh: `[H]`, or None for zeros.
+        threshold: a neuron spikes strictly above it: a number, `[]`, `[1]` or `[H]`.
+        gain: the value of a spike: a number, `[]`, `[1]` or `[H]`.
+        initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or the
+            state dtype (float64 for float64, else float32), or None for zeros.
+        spike_grad: turns membrane - threshold into spikes; None is `leakypar.surrogate.atan()`.
+        dropout: probability with which each membrane value is zeroed before the threshold, the others being scaled by
+            1 / (1 - dropout). The recurrence does not see it.
+        return_membrane: also return the membrane at every step, before dropout.
+        return_state: also return the membrane after the last step, to continue from.
+
+    Returns:
+        The spikes, `[T, N, H]` (`[T, H]` for one sequence), in the compute dtype. Then, if asked for, the membrane in
+        the same shape and dtype, and the final membrane, `[N, H]` (`[H]`) in the state dtype, as a tuple.
+
+    Raises:
+        TypeError: an argument is not of a type above.
+        ValueError: an argument does not have a shape, dtype, device or range above.
+    """
+    validation.check_input(x, weight)
+    H = weight.shape[0]
+    dtype = validation.compute_dtype(x, weight)
+    validation.check_decay(decay, H, x)
+    for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
+        if bias is not None:
+            validation.check_vector(name, bias, H, x)
+    validation.check_per_neuron("threshold", threshold, H, x)
+    validation.check_per_neuron("gain", gain, H, x)
+    validation.check_initial_membrane(initial_membrane, x, H, dtype)
+    dropout = validation.check_probability("dropout", dropout)
+    spike = resolve(spike_grad)
+
+    one_sequence = x.dim() == 2
+    if one_sequence:
+        x = x.unsqueeze(1)
+        initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
+
+    # Autocast would run cuDNN's RNN in float16 whatever its dtype is, so the casts are made here.
+    settled = validation.autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if settled else nullcontext():
+        membrane, last = _run(
+            x.to(dtype),
+            weight.to(dtype),
+            torch.diag_embed(decay.to(dtype)) if decay.dim() == 1 else decay.to(dtype),
+            weight.new_zeros(H, dtype=dtype) if bias_ih is None else bias_ih.to(dtype),
+            weight.new_zeros(H, dtype=dtype) if bias_hh is None else bias_hh.to(dtype),
+            x.new_zeros(x.shape[1], H, dtype=dtype) if initial_membrane is None else initial_membrane,
+        )
+    if one_sequence:
+        membrane, last = membrane.squeeze(1), last.squeeze(0)
+
+    seen = F.dropout(membrane, dropout) if dropout > 0 else membrane
+    v = seen - _row(threshold)
+    spikes = validation.check_spikes(spike(v), v) * _row(gain)
+
+    result = [spikes.to(dtype)]
+    if return_membrane:
+        result.append(membrane)
+    if return_state:
+        result.append(last.to(validation.state_dtype(dtype)))
+    return result[0] if len(result) == 1 else tuple(result)
+
+
+def _run(
+    x: Tensor,  # [T, N, C]
+    weight_ih: Tensor,  # [H, C]
+    weight_hh: Tensor,  # [H, H]
+    bias_ih: Tensor,  # [H]
+    bias_hh: Tensor,  # [H]
+    initial: Tensor,  # [N, H], in the dtype of the others or the state dtype
+) -> tuple[Tensor, Tensor]:
+    """The membrane at every step `[T, N, H]`, and after the last `[N, H]`."""
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        # The kernel wants a step and a sequence. The recurrence broadcast over no elements has the right shape, and the
+        # gradients, all zero, still reach every parameter.
+        recurrent = F.linear(initial.to(x.dtype), weight_hh, bias_hh)
+        return torch.relu(F.linear(x, weight_ih, bias_ih) + recurrent), initial
+    parameters = [weight_ih, weight_hh, bias_ih, bias_hh]
+    if x.is_cuda:
+        parameters = _in_one_buffer(parameters)
+    # cuDNN keeps what a backward pass needs only in training mode: here that is whether gradients are recorded, so that
+    # an evaluated layer can be differentiated too.
+    membrane, last = torch.rnn_relu(
+        x,
+        initial.to(x.dtype).unsqueeze(0).contiguous(),
+        parameters,
+        has_biases=True,
+        num_layers=1,
+        dropout=0.0,
+        train=torch.is_grad_enabled(),
+        bidirectional=False,
+        batch_first=False,
+    )
+    return membrane, last.squeeze(0)
+
+
+def _in_one_buffer(parameters: list[Tensor]) -> list[Tensor]:
+    """Copies as views of one buffer, in cuDNN's order: weights before biases, input before recurrent.
+
+    cuDNN reads its parameters from such a buffer. Given any other tensors, torch warns at every call and makes the copy
+    itself.
+    """
+    buffer = torch.cat([parameter.reshape(-1) for parameter in parameters])
+    parts = torch.split(buffer, [parameter.numel() for parameter in parameters])
+    return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
+
+
+def _row(value: Tensor | float) -> Tensor | float:
+    """A scalar tensor as `[1]`: one of no dimensions would be rounded to the dtype of a 16-bit membrane beside it."""
+    return value.reshape(-1) if isinstance(value, Tensor) else value
