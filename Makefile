@@ -1,0 +1,114 @@
+# `make` lists what there is. Settings, on the command line or in the environment:
+#
+#   VENV         virtual environment to work in: the active one if it has torch, else .venv (made where it is missing)
+#   PYTHON       the Python that makes it                                                          [python3]
+#   TORCH        what pip installs where there is no torch yet, such as torch==2.13.0                [torch]
+#   INSTALL=no   take the environment as it is: install nothing, build nothing
+#   PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, GPU_ARGS   arguments passed on
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+TORCH ?= torch
+ifneq ($(VIRTUAL_ENV),)
+VENV ?= $(or $(shell "$(VIRTUAL_ENV)/bin/python" -c \
+  "from importlib.util import find_spec; find_spec('torch') and print('$(VIRTUAL_ENV)')"),.venv)
+endif
+VENV ?= .venv
+
+bin := $(abspath $(VENV))/bin
+python := $(bin)/python
+pip := $(python) -m pip --disable-pip-version-check --quiet
+
+# A stamp says that a set of dependencies ("test", "demo", ...) is installed in this environment, with leakypar itself.
+stamps := build/stamps/$(subst /,_,$(abspath $(VENV)))
+built := $(stamps)/.built
+needs = $(if $(filter no,$(INSTALL)),,$(addprefix $(stamps)/,$(1)) $(built))
+
+csrc := $(shell find csrc -type f)
+cxx_files = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(call needs,demo) ## Train a network on handwritten digits, beside nn.RNN and snntorch
+	$(python) examples/train_digits.py $(DEMO_ARGS)
+
+.PHONY: test
+test: $(call needs,test) ## Run every test
+	$(bin)/pytest tests $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(call needs,bench) ## Measure against nn.RNN and nn.Linear, as a table and a CSV
+	$(python) -m benchmarks $(BENCH_ARGS)
+
+.PHONY: gpu
+gpu: $(call needs,test bench) ## Test, sanitize and measure on this machine's GPU; results go to $OUT or results/
+	$(python) -m benchmarks.gpu $(GPU_ARGS)
+
+.PHONY: build
+build: $(stamps)/torch ## Rebuild in place what has changed
+	$(python) setup.py --quiet build_ext --inplace
+	@mkdir -p $(stamps) && touch $(built)
+
+.PHONY: install
+install: $(stamps)/torch ## Install into the environment, in editable form, and tell what was built
+	$(pip) install --no-build-isolation --editable .
+	@touch $(built)
+	@$(python) -c "import leakypar; print(leakypar.build_info())"
+
+.PHONY: check
+check: lint test ## Everything that must hold before a commit
+
+.PHONY: lint
+lint: $(call needs,test dev) ## Check style and types
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/clang-format --dry-run -Werror $(cxx_files)
+	$(bin)/mypy
+
+.PHONY: format
+format: $(call needs,dev) ## Put every file into the house style
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+	$(bin)/clang-format -i $(cxx_files)
+
+.PHONY: ptxas
+ptxas: ## Compile every kernel for every architecture; print registers, fail on spills
+	$(PYTHON) -m tools.ptxas_report
+
+# The interpreter is not instrumented, so the sanitizers' runtime is preloaded; its leaks are not ours to report.
+.PHONY: asan
+asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer and UBSan
+	$(python) -c "from tests.emulation.build import build; build('address,undefined')"
+	LEAKYPAR_EMULATION_SANITIZE=address,undefined ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  $(bin)/pytest tests -k emulat $(PYTEST_ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built (not the environment)
+	rm -rf build dist *.egg-info leakypar/_C.*.so leakypar/_build.json .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+$(stamps)/torch: $(VENV)/pyvenv.cfg
+	$(pip) install "$(TORCH)" "setuptools>=77" wheel "pybind11>=2.13" ninja
+	@mkdir -p $(stamps) && touch $@
+
+$(stamps)/%: pyproject.toml setup.py $(stamps)/torch
+	$(pip) install --no-build-isolation --editable ".[$*]"
+	@touch $@ $(built)
+	@$(python) -c "import leakypar; print(leakypar.build_info())"
+
+$(built): $(csrc)
+	$(python) setup.py --quiet build_ext --inplace
+	@touch $@
