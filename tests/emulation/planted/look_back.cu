@@ -1,0 +1,79 @@
+// Blocks that wait for each other: a prefix sum over blocks that are chained by flags, in one launch.
+#include "harness.h"
+
+namespace {
+
+// out[rank] = sum of rank' + 1 over rank' <= rank. A block's rank is a ticket, so the blocks before it already run. The
+// planted fault takes blockIdx.x instead, and may wait for a block that has no room to start.
+template <bool Ticket>
+__global__ void chain(unsigned* ticket, volatile unsigned* flags, volatile unsigned* out) {
+  auto* rank = static_cast<unsigned*>(leakypar::cuda::shared_memory());  // [1]
+  if (threadIdx.x == 0) *rank = Ticket ? atomicAdd(ticket, 1u) : blockIdx.x;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    unsigned before = 0;
+    if (*rank > 0) {
+      while (flags[*rank - 1] == 0) __nanosleep(32);
+      before = out[*rank - 1];
+    }
+    out[*rank] = before + *rank + 1;
+    __threadfence();
+    flags[*rank] = 1;
+  }
+  __syncthreads();
+}
+
+// Polls with atomics, and no __nanosleep: the other threads still get their turn.
+__global__ void hand_over(unsigned* turn, int threads) {
+  const unsigned mine = blockIdx.x * static_cast<unsigned>(threads) + threadIdx.x;
+  while (atomicAdd(turn, 0u) != gridDim.x * threads - 1 - mine) {
+  }
+  atomicAdd(turn, 1u);
+}
+
+// One block hands a value to another. The planted fault raises the flag before the value is there.
+template <bool ValueFirst>
+__global__ void publish(volatile unsigned* flag, volatile unsigned* value, unsigned* out) {
+  if (blockIdx.x == 0) {
+    if (ValueFirst) *value = 7;
+    __threadfence();
+    if (ValueFirst) *flag = 1;
+    if (!ValueFirst) *flag = 1;
+    __threadfence();
+    if (!ValueFirst) *value = 7;
+  } else {
+    while (*flag == 0) __nanosleep(32);
+    *out = *value;
+  }
+}
+
+template <bool Ticket>
+void run_chain() {
+  constexpr int blocks = 300;
+  planted::Array<unsigned> ticket(1), flags(blocks), out(blocks);
+  planted::launch(chain<Ticket>, blocks, 64, sizeof(unsigned), ticket.data(), flags.data(), out.data());
+  for (unsigned i = 0; i < blocks; ++i) planted::expect(out[i] == (i + 1) * (i + 2) / 2, "the prefix sum", i);
+  out.print();
+}
+
+void run_hand_over() {
+  constexpr int threads = 48;
+  planted::Array<unsigned> turn(1);
+  planted::launch(hand_over, 2, threads, 0, turn.data(), threads);
+  turn.print();
+}
+
+template <bool ValueFirst>
+void run_publish() {
+  planted::Array<unsigned> flag(1), value(1), out(1);
+  planted::launch(publish<ValueFirst>, 2, 1, 0, flag.data(), value.data(), out.data());
+  out.print();
+}
+
+const planted::Register registered[] = {
+    {"look-back", run_chain<true>},      {"look-back-without-ticket", run_chain<false>},
+    {"hand-over", run_hand_over},        {"publish", run_publish<true>},
+    {"publish-flag-first", run_publish<false>},
+};
+
+}  // namespace

@@ -1,0 +1,118 @@
+"""Every implementation of the layer, behind one signature: that of `leakypar.reference.leaky_parallel`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import leakypar
+from leakypar import ops
+from leakypar.reference import leaky_parallel as reference
+
+from .emulation.build import build
+
+Outputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute the layer.
+
+    Attributes:
+        name: what the tests call it.
+        device: where its tensors lie.
+        rounds_state: whether the membrane is rounded to the compute dtype between steps, as nn.RNN does.
+        run: spikes, membrane and final membrane of a problem's arguments.
+    """
+
+    name: str
+    device: str
+    rounds_state: bool
+    run: Callable[..., Outputs]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def run_reference(**arguments: Any) -> Outputs:
+    return reference(**arguments, return_membrane=True, return_state=True)
+
+
+def run_rnn(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    threshold: Tensor,
+    gain: Tensor,
+    **options: Any,
+) -> Outputs:
+    """The module on its nn.RNN backend, its parameters replaced by the problem's."""
+    H, C = weight.shape
+    initial = options.pop("initial_membrane", None)
+    layer = leakypar.LeakyParallel(C, H, bias=bias_ih is not None, backend="rnn", dtype=x.dtype, **options)
+    parameters = {
+        "rnn.weight_ih_l0": weight,
+        "rnn.weight_hh_l0": torch.diag_embed(decay),
+        "threshold": threshold,
+        "graded_spikes_factor": gain,
+    }
+    if bias_ih is not None:
+        zeros = torch.zeros_like(bias_ih)
+        parameters |= {"rnn.bias_ih_l0": bias_ih, "rnn.bias_hh_l0": zeros if bias_hh is None else bias_hh}
+    call = {"initial_membrane": initial, "return_membrane": True, "return_state": True}
+    return torch.func.functional_call(layer, parameters, (x,), call)
+
+
+def fused(plan: str | None) -> Callable[..., Outputs]:
+    def run(**arguments: Any) -> Outputs:
+        return leakypar.leaky_parallel(**arguments, plan=plan, return_membrane=True, return_state=True)
+
+    return run
+
+
+@cache
+def load_emulated() -> Any:
+    """The operators whose CUDA kernels run as C++ on the CPU, built on first use.
+
+    LEAKYPAR_EMULATION_SANITIZE=address,undefined builds them under sanitizers, whose runtime must then be preloaded.
+    """
+    torch.ops.load_library(build(os.environ.get("LEAKYPAR_EMULATION_SANITIZE")))
+    ops.register_shapes("leakypar_emulated")
+    return torch.ops.leakypar_emulated
+
+
+def unavailable(implementation: Implementation) -> str | None:
+    """Why an implementation cannot run here, or None where it can."""
+    if implementation in CUDA and not torch.cuda.is_available():
+        return "no CUDA device"
+    if implementation in [CPU, *CUDA] and not ops.is_available(implementation.device):
+        return ops.unavailable_reason(implementation.device)
+    return None
+
+
+@contextmanager
+def emulation() -> Iterator[None]:
+    """Within it, forward and backward, the package's operators on CPU tensors are the emulated CUDA kernels."""
+    saved = ops._library, ops.is_available
+    ops._library, ops.is_available = load_emulated(), lambda device_type: device_type == "cpu"
+    try:
+        yield
+    finally:
+        ops._library, ops.is_available = saved
+
+
+RNN = Implementation("rnn", "cpu", True, run_rnn)
+CPU = Implementation("cpu", "cpu", False, fused(None))
+EMULATED = [Implementation(f"emulated-{scan}", "cpu", False, fused(scan)) for scan in ("lane", "split")]
+CUDA = [Implementation(f"cuda-{scan}", "cuda", False, fused(scan)) for scan in ("lane", "split")]
+FUSED = [CPU, *EMULATED, *CUDA]
+EVERY = [RNN, *FUSED]
