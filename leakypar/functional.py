@@ -6,9 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import ops, surrogate, validation
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The identity on gradients, where a graph through them is being recorded: differentiating it is an error.
+
+    `once_differentiable` would let a gradient pass as a constant where the incoming one is: silently wrong.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, recorded: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "leakypar: the fused kernels have no second derivative; leakypar.reference.leaky_parallel has one"
+        )
 
 
 class _LeakyParallel(torch.autograd.Function):
@@ -59,14 +75,22 @@ class _LeakyParallel(torch.autograd.Function):
         return spikes if want_spikes else None, membrane if want_membrane else None, last if want_last else None
 
     @staticmethod
-    @once_differentiable
     def backward(
+        ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        grads = _LeakyParallel.gradients(ctx, grad_spikes, grad_membrane, grad_last)
+        if torch.is_grad_enabled():
+            grads = _NoSecondDerivative.apply(torch.zeros((), requires_grad=True), *grads)
+        return (*grads, *(None,) * 4)
+
+    @staticmethod
+    def gradients(
         ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         x, weight, decay, threshold, gain, initial, membrane = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad_spikes is None and grad_membrane is None and grad_last is None:
-            return (None,) * len(needs)
+            return (None,) * 8
         d_x, d_weight, d_bias, d_decay, d_threshold, d_gain, d_initial = ops.backward(
             grad_spikes,
             grad_membrane,
@@ -96,7 +120,6 @@ class _LeakyParallel(torch.autograd.Function):
             d_threshold.to(threshold.dtype) if needs[5] else None,
             d_gain.to(gain.dtype) if needs[6] else None,
             d_initial.to(initial.dtype) if needs[7] else None,
-            *(None,) * 4,
         )
 
 

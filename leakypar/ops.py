@@ -53,6 +53,8 @@ class Launch(NamedTuple):
 
 
 _AUTOMATIC = Launch()
+# Found out once, at import: torch.compile can trace a look at a tuple, not a look at the file system.
+_BUILT_FOR: tuple[str, ...] = {"cuda": ("cpu", "cuda"), "cpu": ("cpu",), "python": ()}[build_info().variant]
 _library = torch.ops.leakypar
 
 
@@ -62,7 +64,7 @@ def is_available(device_type: str) -> bool:
     Args:
         device_type: `torch.device.type`, such as "cpu" or "cuda".
     """
-    return device_type in {"cuda": ("cpu", "cuda"), "cpu": ("cpu",), "python": ()}[build_info().variant]
+    return device_type in _BUILT_FOR
 
 
 def unavailable_reason(device_type: str) -> str:
@@ -315,5 +317,5 @@ def register_shapes(namespace: str) -> None:
         )
 
 
-if build_info().variant != "python":
+if _BUILT_FOR:
     register_shapes("leakypar")

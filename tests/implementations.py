@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,12 +81,18 @@ def fused(plan: str | None) -> Callable[..., Outputs]:
 
 
 @cache
-def load_emulated() -> Any:
-    """The operators whose CUDA kernels run as C++ on the CPU, built on first use.
+def emulated_library() -> Path:
+    """The CUDA kernels as C++ for the CPU, built on first use.
 
     LEAKYPAR_EMULATION_SANITIZE=address,undefined builds them under sanitizers, whose runtime must then be preloaded.
     """
-    torch.ops.load_library(build(os.environ.get("LEAKYPAR_EMULATION_SANITIZE")))
+    return build(os.environ.get("LEAKYPAR_EMULATION_SANITIZE"))
+
+
+@cache
+def load_emulated() -> Any:
+    """The operators over the emulated kernels."""
+    torch.ops.load_library(emulated_library())
     ops.register_shapes("leakypar_emulated")
     return torch.ops.leakypar_emulated
 

@@ -14,7 +14,8 @@ from torch import Tensor
 import leakypar
 from leakypar import surrogate
 
-from .implementations import Implementation, run_reference
+from .emulation.control import schedule
+from .implementations import Implementation, emulated_library, run_reference
 from .problems import DECAYS, DTYPES, Problem, draw, gradients_at, rounding_margin
 
 LENGTHS = [0, 1, 31, 32, 33, 129, 1000]
@@ -271,6 +272,22 @@ def test_two_runs_give_equal_bits(fused_implementation: Implementation) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     one, two = (gradients(fused_implementation, problem, torch.float32, cotangents) for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_order_of_threads_and_blocks_does_not_show(emulated_implementation: Implementation) -> None:
+    """A missing barrier, or a carry that depends on which predecessor was found, would change bits."""
+    problem = draw(600, 2, 3, 70, dtype=torch.float32)
+    cotangents = cotangents_for(problem, torch.float32)
+
+    def everything() -> list[Tensor]:
+        grads = gradients(emulated_implementation, problem, torch.float32, cotangents)
+        return [*outputs(emulated_implementation, problem, torch.float32), *grads.values()]
+
+    expected = everything()
+    for order, resident_blocks in (("reverse", 1), ("reverse", 8), ("random:1", 3), ("random:2", 8), ("forward", 64)):
+        with schedule(emulated_library(), order, resident_blocks):
+            permuted = everything()
+        assert all(torch.equal(a, b) for a, b in zip(permuted, expected, strict=True)), (order, resident_blocks)
 
 
 def test_chunks_of_time_join_without_a_seam(fused_implementation: Implementation) -> None:

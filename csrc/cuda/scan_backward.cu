@@ -3,7 +3,8 @@
 //
 //   g_t = dL/dS_t * gain * surrogate'(v_t) + dL/dh_t       d_u[t] = 1[h_t > 0] (g_t + r_t)       r_{t-1} = w d_u[t]
 //
-// and the parameters' sums over time that leakypar.h defines, left for the caller to add up over chunks and batch.
+// and the parameters' sums over time that leakypar.h defines, left for the caller to add up over chunks and batch. The
+// indicator is 0 at a membrane of zero and 1 at NaN, as relu's derivative is in torch.
 //
 // Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and chunk 0 is the last.
 //   lane:  a thread walks all T steps of 16 bytes of channels; rings of loads run ahead of the walk.
@@ -71,7 +72,7 @@ struct Neurons {
     Real d_u[Width];
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      d_u[i] = widen(membrane.element[i]) > Real(0) ? g[i] + r[i] : Real(0);
+      d_u[i] = widen(membrane.element[i]) <= Real(0) ? Real(0) : g[i] + r[i];
       sum_bias[i] += d_u[i];
       sum_decay[i] += d_u[i] * earlier[i];
       r[i] = decay[i] * d_u[i];
@@ -201,7 +202,7 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
       neurons.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s]);
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        const Real a = widen(membrane[s].element[i]) > Real(0) ? neurons.decay[i] : Real(0);
+        const Real a = widen(membrane[s].element[i]) <= Real(0) ? Real(0) : neurons.decay[i];
         map[i] = compose(map[i], Map{a, a * g[s][i]});
       }
     }

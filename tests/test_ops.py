@@ -1,0 +1,230 @@
+"""The registered operators, and the function over them, under torch's own machinery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leakypar
+from leakypar import ops, surrogate
+
+from .implementations import Implementation, load_emulated, unavailable
+from .implementations import CPU as CPU_IMPLEMENTATION
+from .problems import DTYPES, Problem, draw
+
+needs_cpu = pytest.mark.skipif(unavailable(CPU_IMPLEMENTATION) is not None, reason=str(unavailable(CPU_IMPLEMENTATION)))
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def built(device: str) -> Any:
+    return pytest.param(lambda: torch.ops.leakypar, device, id=device)
+
+
+OPERATORS = [pytest.param(load_emulated, "cpu", id="emulated")]
+if ops.is_available("cpu"):
+    OPERATORS.append(built("cpu"))
+if ops.is_available("cuda") and torch.cuda.is_available():
+    OPERATORS.append(built("cuda"))
+
+
+def forward_arguments(problem: Problem, want: tuple[bool, bool, bool]) -> tuple[object, ...]:
+    tensors = [tensor if tensor is None else tensor.detach() for tensor in problem.arguments().values()]
+    x, weight, decay, bias_ih, bias_hh, threshold, gain, initial = tensors
+    return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, *want, False, "auto", 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("library", "device"), OPERATORS)
+def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
+    for T, want in ((9, (True, True, True)), (9, (True, False, False)), (9, (False, False, True)), (0, (True,) * 3)):
+        problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0)).to(dtype, device)
+        torch.library.opcheck(library().forward.default, forward_arguments(problem, want))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("library", "device"), OPERATORS)
+def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
+    problem = draw(9, 2, 3, 5, dtype=dtype).to(dtype, device)
+    arguments = forward_arguments(problem, (True, True, True))
+    spikes, membrane, last = library().forward(*arguments)
+    x, weight, _, _, decay, threshold, gain, initial = arguments[:8]
+    grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, last)]
+    kind = surrogate.atan()
+    common = (decay, threshold, gain, initial, kind.kind, *kind.parameters)
+    for given, inputs, want in (
+        (grads, (x, weight), (True,) * 5),
+        ([grads[0], None, None], (x, None), (True, False, False, False, False)),
+        ([None, grads[1], grads[2]], (None, weight), (False, True, True, True, True)),
+    ):
+        sample = (*given, membrane, *inputs, *common, *want, False, "auto")
+        torch.library.opcheck(library().backward.default, sample)
+
+
+@pytest.mark.parametrize(("library", "device"), OPERATORS)
+def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -> None:
+    arguments = list(forward_arguments(draw(9, 2, 3, 5).to(torch.float64, device), (True, True, True)))
+
+    def call(position: int, value: object) -> None:
+        library().forward(*arguments[:position], value, *arguments[position + 1 :])
+
+    for position, value, message in (
+        (0, torch.zeros(9, 3, dtype=torch.float64, device=device), r"x has shape \[9, 3\]"),
+        (1, torch.zeros(5, 4, dtype=torch.float64, device=device), r"weight has shape \[5, 4\], expected \[5, 3\]"),
+        (1, torch.zeros(5, 3, device=device), "weight has dtype"),
+        (4, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
+        (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
+        (7, torch.zeros(3, 5, device=device), r"initial has shape \[3, 5\], expected \[2, 5\]"),
+        (12, "lanes", "scan is 'lanes', expected 'auto', 'lane' or 'split'"),
+        (13, -1, "chunk_steps is -1"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call(position, value)
+
+
+def two_layers(device: str, backend: str = "fused") -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        leakypar.LeakyParallel(12, 16, beta=0.9, learn_beta=True, learn_threshold=True, backend=backend),
+        leakypar.LeakyParallel(16, 10, spike_grad=surrogate.fast_sigmoid(), backend=backend),
+    ).to(device)
+
+
+def network_gradients(network: nn.Module, parameters: list[nn.Parameter], x: Tensor) -> list[Tensor]:
+    loss = network(x).square().sum()
+    return list(torch.autograd.grad(loss, [x, *parameters]))
+
+
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_cpu), pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.compile's own internals
+def test_two_layers_compile_to_one_graph(compiler: str, device: str) -> None:
+    network = two_layers(device)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    x = torch.randn(20, 4, 12, device=device, requires_grad=True)
+    eager = network_gradients(network, parameters, x)
+    compiled = network_gradients(torch.compile(network, fullgraph=True, backend=compiler), parameters, x)
+    for ours, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert any(gradient.abs().sum() > 0 for gradient in eager)
+
+
+def test_a_second_derivative_is_an_error(fused_implementation: Implementation) -> None:
+    problem = draw(9, 2, 3, 5, dtype=torch.float64).to(torch.float64, fused_implementation.device)
+    spikes = leakypar.leaky_parallel(**problem.arguments())
+    (first,) = torch.autograd.grad(spikes.sum(), problem.x, create_graph=True)
+    (same,) = torch.autograd.grad(leakypar.leaky_parallel(**problem.arguments()).sum(), problem.x)
+    torch.testing.assert_close(first, same)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        first.square().sum().backward()
+
+
+def test_no_graph_without_need(fused_implementation: Implementation) -> None:
+    problem = draw(9, 2, 3, 5, dtype=torch.float32).to(torch.float32, fused_implementation.device)
+    with torch.no_grad():
+        assert not leakypar.leaky_parallel(**problem.arguments()).requires_grad
+    with torch.inference_mode():
+        assert leakypar.leaky_parallel(**problem.arguments()).is_inference()
+    for tensor in problem.tensors().values():
+        tensor.requires_grad_(False)
+    assert not leakypar.leaky_parallel(**problem.arguments()).requires_grad
+
+
+def test_disabled_spikes_carry_no_gradient(fused_implementation: Implementation) -> None:
+    problem = draw(9, 2, 3, 5, dtype=torch.float32).to(torch.float32, fused_implementation.device)
+    arguments = problem.arguments() | {"gain": 2.0, "spike_grad": surrogate.disabled()}
+    spikes, membrane = leakypar.leaky_parallel(**arguments, return_membrane=True)
+    assert not spikes.requires_grad and membrane.requires_grad
+
+
+def test_autocast_decides_the_compute_dtype(fused_implementation: Implementation) -> None:
+    device = fused_implementation.device
+    problem = draw(9, 2, 3, 5, dtype=torch.float32).to(torch.float32, device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        spikes, last = leakypar.leaky_parallel(**problem.arguments(), return_state=True)
+    assert spikes.dtype == torch.bfloat16 and last.dtype == torch.float32
+    spikes.sum().backward()
+    assert all(tensor.grad.dtype == torch.float32 for tensor in problem.tensors().values())
+
+
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_tf32_reaches_the_product(allow_tf32: bool) -> None:
+    """The emulated product rounds its operands where TF32 is allowed, and only there."""
+    problem = draw(9, 2, 64, 5, dtype=torch.float32)
+    arguments = list(forward_arguments(problem, (False, True, False)))
+    arguments[11] = allow_tf32
+    _, membrane, _ = load_emulated().forward(*arguments)
+    exact = draw(9, 2, 64, 5, dtype=torch.float32).to(torch.float64)
+    _, expected, _ = load_emulated().forward(*forward_arguments(exact, (False, True, False)))
+    error = ((membrane - expected).norm() / expected.norm()).item()
+    assert (1e-5 < error < 2e-3) if allow_tf32 else error < 1e-6
+
+
+@needs_cuda
+def test_tf32_follows_the_switch_of_rnns(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = draw(9, 64, 512, 64, dtype=torch.float32).to(torch.float32, "cuda")
+    _, exact = leakypar.leaky_parallel(**problem.to(torch.float64).arguments(), return_membrane=True)
+    errors = {}
+    for precision in ("ieee", "tf32"):
+        monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+        _, membrane = leakypar.leaky_parallel(**problem.arguments(), return_membrane=True)
+        errors[precision] = ((membrane - exact).norm() / exact.norm()).item()
+    assert errors["ieee"] < 2e-6 < errors["tf32"] < 2e-3
+
+
+@needs_cuda
+@pytest.mark.parametrize("plan", ["lane", "split"])
+def test_a_cuda_graph_replays_forward_and_backward(plan: str) -> None:
+    problem = draw(300, 2, 8, 64, dtype=torch.float32).to(torch.float32, "cuda")
+
+    def step() -> tuple[Tensor, Tensor]:
+        spikes = leakypar.leaky_parallel(**problem.arguments(), plan=plan)
+        return spikes.detach(), torch.autograd.grad(spikes.sum(), problem.weight)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        problem.x.copy_(torch.randn_like(problem.x))
+    for _ in range(3):
+        graph.replay()
+    for replayed, eager in zip(captured, step(), strict=True):
+        torch.testing.assert_close(replayed, eager, rtol=0, atol=0)
+
+
+@needs_cuda
+@pytest.mark.parametrize("plan", ["lane", "split"])
+def test_the_current_stream_is_used(plan: str) -> None:
+    problem = draw(300, 2, 8, 64, dtype=torch.float32).to(torch.float32, "cuda")
+    expected = leakypar.leaky_parallel(**problem.arguments(), plan=plan)
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # whatever did not wait for this stream would read x before it is written
+        x = problem.x.detach() * 1.0
+        spikes = leakypar.leaky_parallel(**{**problem.arguments(), "x": x}, plan=plan)
+    stream.synchronize()
+    torch.testing.assert_close(spikes, expected, rtol=0, atol=0)
+
+
+@needs_cuda
+def test_beyond_two_to_the_31_elements() -> None:
+    """The last rows of a result of 2^31 elements and more, against the same rows computed alone."""
+    T, N, H = 4, 8, 70_000_000
+    if torch.cuda.mem_get_info()[0] < 14 * 2**30:
+        pytest.skip("less than 14 GiB of device memory free")
+    x = torch.ones(T, N, 1, device="cuda", dtype=torch.bfloat16)
+    weight = torch.linspace(0, 2, H, device="cuda").to(torch.bfloat16)[:, None]
+    decay = torch.full((H,), 0.5, device="cuda", dtype=torch.bfloat16)
+    for plan in ("lane", "split"):
+        spikes = leakypar.leaky_parallel(x, weight, decay, plan=plan)
+        tail = leakypar.leaky_parallel(x[:, -1:], weight[-1000:].clone(), decay[-1000:].clone(), plan=plan)
+        assert spikes.numel() > 2**31
+        torch.testing.assert_close(spikes[:, -1:, -1000:], tail, rtol=0, atol=0)

@@ -1,0 +1,79 @@
+"""The launch plan, on the shapes that the benchmarks measure, without a device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import leakypar
+from leakypar import ops
+from leakypar.ops import DeviceFacts
+
+from .implementations import CPU, unavailable
+
+pytestmark = pytest.mark.skipif(unavailable(CPU) is not None, reason=str(unavailable(CPU)))
+
+H100 = DeviceFacts(multiprocessors=132, cache_bytes=50 * 2**20)
+SHAPES = {
+    "tutorial": (25, 128, 784, 128),
+    "wide-tutorial": (25, 128, 784, 1000),
+    "speech": (250, 256, 700, 512),
+    "long": (1000, 32, 128, 128),
+    "streaming": (16384, 1, 64, 512),
+    "audio": (4096, 8, 256, 1024),
+    "square": (128, 64, 2048, 2048),
+    "onm": (500, 10, 512, 512),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_time_is_split_where_channels_do_not_fill_the_chip(name: str, dtype: torch.dtype) -> None:
+    T, N, C, H = SHAPES[name]
+    chosen = leakypar.plan(T, N, C, H, dtype=dtype, device=H100)
+    in_flight = N * H * dtype.itemsize * 8  # a lane keeps eight loads of its row in flight
+    filled = in_flight >= 132 * 16 * 1024
+    assert chosen.scan_forward == chosen.scan_backward == ("lane" if filled else "split")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_chunk_fits_half_the_cache_and_chunks_are_even(name: str, dtype: torch.dtype) -> None:
+    T, N, C, H = SHAPES[name]
+    steps = leakypar.plan(T, N, C, H, dtype=dtype, device=H100).chunk_steps
+    row = N * H * dtype.itemsize
+    fitting = min(T, max(1, H100.cache_bytes // 2 // row))
+    chunks = -(-T // steps)
+    assert 1 <= steps <= fitting
+    assert chunks == -(-T // fitting)  # no more chunks than must be
+    assert chunks * steps - T < chunks  # and none a step longer than it need be
+
+
+def test_extremes() -> None:
+    assert leakypar.plan(1, 1, 1, 1, device=H100).scan_forward == "lane"  # nothing to split
+    assert leakypar.plan(0, 0, 0, 0, device=H100).chunk_steps == 1
+    huge = leakypar.plan(2**20, 2**16, 16, 2**20, device=H100)
+    assert huge == ("lane", "lane", 1)
+    assert leakypar.plan(10_000, 1, 4, 8, device="cpu").scan_forward == "lane"
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match="H must be an int, got float"):
+        leakypar.plan(1, 1, 1, 1.0, device=H100)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="N must not be negative, got -1"):
+        leakypar.plan(1, -1, 1, 1, device=H100)
+    with pytest.raises(TypeError, match=r"dtype must be .*, got torch\.int8"):
+        leakypar.plan(1, 1, 1, 1, dtype=torch.int8, device=H100)
+    for plan, error, message in (
+        (7, TypeError, "plan must be None, 'lane', 'split' or a leakypar.Plan, got int"),
+        ("lanes", ValueError, "a scan must be 'lane' or 'split', got 'lanes'"),
+        (leakypar.Plan("lane", "both", 4), ValueError, "a scan must be 'lane' or 'split', got 'both'"),
+        (leakypar.Plan("lane", "lane", 0), ValueError, "chunk_steps must be at least 1, got 0"),
+    ):
+        with pytest.raises(error, match=message):
+            ops.launch(plan)
+
+
+def test_a_plan_can_be_forced_as_it_was_read() -> None:
+    chosen = leakypar.plan(50, 2, 3, 8, device=H100)
+    assert ops.launch(chosen) == chosen
