@@ -4,6 +4,7 @@
 #   PYTHON       the Python that makes it                                                          [python3]
 #   TORCH        what pip installs where there is no torch yet, such as torch==2.13.0                [torch]
 #   INSTALL=no   take the environment as it is: install nothing, build nothing
+#   TESTS        the tests to run                                                                  [tests]
 #   PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, GPU_ARGS   arguments passed on
 
 SHELL := /bin/bash
@@ -15,6 +16,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 TORCH ?= torch
+TESTS ?= tests
 ifneq ($(VIRTUAL_ENV),)
 VENV ?= $(or $(shell "$(VIRTUAL_ENV)/bin/python" -c \
   "from importlib.util import find_spec; find_spec('torch') and print('$(VIRTUAL_ENV)')"),.venv)
@@ -43,7 +45,7 @@ demo: $(call needs,demo) ## Train a network on handwritten digits, beside nn.RNN
 
 .PHONY: test
 test: $(call needs,test) ## Run every test
-	$(bin)/pytest tests $(PYTEST_ARGS)
+	$(bin)/pytest $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(call needs,bench) ## Measure against nn.RNN and nn.Linear, as a table and a CSV
@@ -90,7 +92,7 @@ asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer
 	$(python) -c "from tests.emulation.build import build; build('address,undefined')"
 	LEAKYPAR_EMULATION_SANITIZE=address,undefined ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	  $(bin)/pytest tests -k emulat $(PYTEST_ARGS)
+	  $(bin)/pytest $(TESTS) -k emulat $(PYTEST_ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built (not the environment)

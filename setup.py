@@ -24,16 +24,16 @@ sys.path.insert(0, str(ROOT))  # a build front end runs this file without its fo
 
 from tools.toolchain import CudaToolkit, Decision, Unavailable, architectures, decide, stable_abi_define  # noqa: E402
 
+OPTIMISED_CXX20 = ["-std=c++20", "-O3"]
 HOST_FLAGS = [
-    "-std=c++20",
-    "-O3",
     "-g0",  # Python's own flags ask for debug information
     "-fvisibility=hidden",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=off",  # the CPU kernels give the same bits on a machine with fused multiply-add and one without
+    "-Wall",
+    "-Wextra",
 ]
-WARNINGS = ["-Wall", "-Wextra"]
 
 # torch adds macros that hide the operators of __half and __nv_bfloat16; a kernel means the same with and without torch.
 HALF_OPERATORS = [
@@ -81,7 +81,8 @@ def extension(toolkit: CudaToolkit | None) -> Extension:
     if toolkit is not None:
         cpp_extension.CUDA_HOME = str(toolkit.root)  # torch looks beside the nvcc on the path, which may be a wrapper
         os.environ["TORCH_CUDA_ARCH_LIST"] = architectures()
-        system += map(str, toolkit.include_directories)
+        # GCC breaks when its own /usr/include, where some distributions put CUDA's headers, is named to it.
+        system += [str(folder) for folder in toolkit.include_directories if folder != Path("/usr/include")]
         arguments["sources"] += sources("torch/cuda_context.cpp", "cuda/*.cu")
         arguments["define_macros"] += [
             ("LEAKYPAR_WITH_CUDA", None),
@@ -92,13 +93,13 @@ def extension(toolkit: CudaToolkit | None) -> Extension:
         # The runtime's symbols stay inside: torch's own copy of it, of another version perhaps, is in the process too.
         arguments["extra_link_args"] += ["-Wl,--exclude-libs,ALL"]
         threads = os.environ.get("NVCC_THREADS", "2")
-        host = [f"-Xcompiler={flag}" for flag in HOST_FLAGS[2:] + WARNINGS]
-        nvcc_flags = ["-std=c++20", "-O3", f"--threads={threads}", *host, *HALF_OPERATORS]
+        host_flags = [f"-Xcompiler={flag}" for flag in HOST_FLAGS]
+        nvcc_flags = [*OPTIMISED_CXX20, f"--threads={threads}", *host_flags, *HALF_OPERATORS]
     isystem = [argument for folder in system for argument in ("-isystem", folder)]
     return Extension(
         "leakypar._C",
         language="c++",
-        extra_compile_args={"cxx": [*HOST_FLAGS, *WARNINGS, *isystem], "nvcc": nvcc_flags},
+        extra_compile_args={"cxx": [*OPTIMISED_CXX20, *HOST_FLAGS, *isystem], "nvcc": nvcc_flags},
         **arguments,
     )
 

@@ -302,4 +302,4 @@ def _runs_fused(backend: str, device_type: str, dense: bool) -> bool:
 
 @cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f'LeakyParallel runs through nn.RNN: {reason}. backend="rnn" chooses it silently', stacklevel=2)
+    warnings.warn(f'LeakyParallel runs through nn.RNN (backend="rnn" chooses that silently): {reason}', stacklevel=2)

@@ -155,14 +155,14 @@ class TestStability:
 
     @every_exact
     @given(v=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=16))
-    @settings(max_examples=25)
+    @settings(max_examples=25, deadline=None)
     def test_float64(self, our: ours.SurrogateGradient, exact: Callable[[Any], Any], v: list[float]) -> None:
         derivative = our.derivative(torch.tensor(v, dtype=torch.float64)).tolist()
         assert derivative == pytest.approx([float(exact(mpmath.mpf(value))) for value in v], rel=1e-12, abs=1e-300)
 
     @every_exact
     @given(v=st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=16))
-    @settings(max_examples=25)
+    @settings(max_examples=25, deadline=None)
     def test_float32(self, our: ours.SurrogateGradient, exact: Callable[[Any], Any], v: list[float]) -> None:
         derivative = our.derivative(torch.tensor(v)).tolist()
         assert derivative == pytest.approx([float(exact(mpmath.mpf(value))) for value in v], rel=5e-5, abs=1e-36)
@@ -440,7 +440,7 @@ class TestHeader:
     @every_exact
     @pytest.mark.parametrize("dtype", list(FLOATS), ids=str)
     @given(data=st.data())
-    @settings(max_examples=25)
+    @settings(max_examples=25, deadline=None)
     def test_agrees_with_python(
         self,
         header: ctypes.CDLL,

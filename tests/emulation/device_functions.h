@@ -1,7 +1,6 @@
 // What a kernel calls: the built-in variables and functions of CUDA C++.
 #pragma once
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <concepts>
@@ -116,13 +115,13 @@ Value atomicAdd(Value* address, std::type_identity_t<Value> value) {
 template <leakypar_emulation::Atomic Value>
 Value atomicMax(Value* address, std::type_identity_t<Value> value) {
   leakypar_emulation::preemption_point();
-  return leakypar_emulation::replace(address, std::max(*address, value));
+  return leakypar_emulation::replace(address, *address < value ? value : *address);
 }
 
 template <leakypar_emulation::Atomic Value>
 Value atomicMin(Value* address, std::type_identity_t<Value> value) {
   leakypar_emulation::preemption_point();
-  return leakypar_emulation::replace(address, std::min(*address, value));
+  return leakypar_emulation::replace(address, value < *address ? value : *address);
 }
 
 template <leakypar_emulation::Atomic Value>
@@ -178,12 +177,12 @@ template <typename Value>
   requires std::is_arithmetic_v<Value>
 Value min(Value a, Value b) {
   if constexpr (std::floating_point<Value>) return std::fmin(a, b);
-  return std::min(a, b);
+  return b < a ? b : a;
 }
 
 template <typename Value>
   requires std::is_arithmetic_v<Value>
 Value max(Value a, Value b) {
   if constexpr (std::floating_point<Value>) return std::fmax(a, b);
-  return std::max(a, b);
+  return a < b ? b : a;
 }

@@ -107,13 +107,13 @@ void fail(const char* format, ...) {
 void fail_waiting(const char* problem, const Launch& launch) {
   std::fprintf(stderr, "leakypar emulation: %s\n", problem);
   print_place();
-  for (const auto& block : launch.residents) {
-    if (block->live == 0) continue;
+  for (const Block& block : launch.residents) {
+    if (block.live == 0) continue;
     std::map<std::string, Ranges> threads;
-    for (int i = 0; i < block->threads; ++i) {
-      threads[state_of(*block, block->warps[i / kWarpLanes], i % kWarpLanes)].add(i);
+    for (int i = 0; i < block.threads; ++i) {
+      threads[state_of(block, block.warps[i / kWarpLanes], i % kWarpLanes)].add(i);
     }
-    std::fprintf(stderr, "  block %s:\n", describe(block->index).c_str());
+    std::fprintf(stderr, "  block %s:\n", describe(block.index).c_str());
     for (auto& [state, numbers] : threads) {
       std::fprintf(stderr, "    threads %s: %s\n", numbers.text().c_str(), state.c_str());
     }

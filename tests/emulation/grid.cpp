@@ -111,7 +111,7 @@ void take_turn(Launch& launch, Block& block) {
 }  // namespace
 
 Block::Block(dim3 size, std::size_t shared_bytes)
-    : threads(static_cast<int>(size.x * size.y * size.z)), lanes(new Lane[threads]) {
+    : threads(static_cast<int>(size.x * size.y * size.z)), lanes(static_cast<std::size_t>(threads)) {
   for (int i = 0; i < threads; ++i) {
     const auto rank = static_cast<unsigned>(i);
     lanes[i].thread = {rank % size.x, rank / size.x % size.y, rank / size.x / size.y};
@@ -133,15 +133,15 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, Kernel kernel) {
   const std::int64_t blocks = static_cast<std::int64_t>(grid.x) * grid.y * grid.z;
   const int threads = static_cast<int>(block.x * block.y * block.z);
   const auto resident = std::min<std::int64_t>({blocks, settings().resident_blocks, kMaxResidentThreads / threads});
-  for (int i = 0; i < resident; ++i) launch.residents.push_back(std::make_unique<Block>(block, shared_bytes));
+  for (int i = 0; i < resident; ++i) launch.residents.emplace_back(block, shared_bytes);
 
   BlockSequence sequence(blocks, launch.order);
   std::vector<Block*> running;
   for (;;) {
     running.clear();
-    for (const auto& resident : launch.residents) {
-      if (resident->live == 0 && !sequence.empty()) start(launch, *resident, sequence.next());
-      if (resident->live > 0) running.push_back(resident.get());
+    for (Block& resident : launch.residents) {
+      if (resident.live == 0 && !sequence.empty()) start(launch, resident, sequence.next());
+      if (resident.live > 0) running.push_back(&resident);
     }
     if (running.empty()) return;
     launch.order.arrange(std::span(running));

@@ -82,14 +82,13 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 // Exported, for a test to call through ctypes.
-extern "C" {
+#define LEAKYPAR_EMULATION_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Sets the order: "forward", "reverse" or "random:SEED". Returns 0, or -1 for any other text.
-int leakypar_emulation_set_order(const char* text);
+LEAKYPAR_EMULATION_EXPORT int leakypar_emulation_set_order(const char* text);
 
 // Sets how many blocks are resident at once. Returns 0, or -1 for a count below one.
-int leakypar_emulation_set_resident_blocks(int count);
+LEAKYPAR_EMULATION_EXPORT int leakypar_emulation_set_resident_blocks(int count);
 
 // Sets how many multiprocessors the device claims to have. Returns 0, or -1 for a count below one.
-int leakypar_emulation_set_multiprocessors(int count);
-}
+LEAKYPAR_EMULATION_EXPORT int leakypar_emulation_set_multiprocessors(int count);

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <deque>
 #include <source_location>
 #include <vector>
 
@@ -42,7 +42,7 @@ struct Block {
 
   uint3 index;
   int threads;
-  std::unique_ptr<Lane[]> lanes;  // [threads]
+  std::vector<Lane> lanes;  // [threads]
   std::vector<Warp> warps;
   std::vector<Warp*> turn;       // the warps in the order of this turn
   int live = 0;                  // threads that have not returned
@@ -56,7 +56,7 @@ struct Launch {
   std::size_t shared_bytes;
   Kernel kernel;
   Order& order;
-  std::vector<std::unique_ptr<Block>> residents;
+  std::deque<Block> residents;
   long yields = 0;  // since a thread last returned or a block last passed a barrier
 };
 

@@ -1,18 +1,16 @@
 // What the sample kernels share: a list of cases that the harness runs by name, and arrays of the exact size.
 //
-// A case prints the bits it computed; tests/test_emulation.py runs the cases in many orders and compares. Where a case
-// has a fault planted, its control is the same kernel without that fault.
+// A case prints the bits it computed; tests/test_emulation.py runs the cases in many orders and compares. A case with a
+// fault planted has a control: the same kernel without that fault.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -54,7 +52,6 @@ class Array {
     std::vector<unsigned char> bytes(size_ * sizeof(Value));
     std::memcpy(bytes.data(), memory_, bytes.size());
     for (const unsigned char byte : bytes) std::printf("%02x", byte);
-    std::printf("\n");
   }
 
  private:

@@ -1,0 +1,63 @@
+"""Whether a case fits a machine, asked before anything of it is allocated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.bounds import Ceilings
+from benchmarks.problem import DTYPES, set_bytes, set_count
+from benchmarks.shapes import Shape
+
+USABLE_MEMORY = 0.8
+HOST_SECONDS_PER_STEP = 40e-6  # what nn.RNN spends on a time step besides arithmetic, on a CPU
+
+
+def unfit(
+    shape: Shape, dtype: str, pass_: str, device: torch.device, ceilings: Ceilings, *, call_limit: float
+) -> str | None:
+    """Says why a case does not fit, or None when it does.
+
+    Args:
+        shape: The sizes.
+        dtype: A name of :data:`~benchmarks.problem.DTYPES`.
+        pass_: ``"forward"`` or ``"training"``.
+        device: Where it would run.
+        ceilings: The device's measured rates.
+        call_limit: The most seconds that one call may take.
+    """
+    need, available = memory_estimate(shape, dtype, pass_), available_memory(device)
+    if need > USABLE_MEMORY * available:
+        return f"needs an estimated {need / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB free"
+    seconds = seconds_estimate(shape, pass_, device, ceilings)
+    if seconds > call_limit:
+        return f"an estimated {seconds:.1f} s a call for nn.RNN, over the limit of {call_limit:g} s"
+    return None
+
+
+def seconds_estimate(shape: Shape, pass_: str, device: torch.device, ceilings: Ceilings) -> float:
+    """Seconds that a call of nn.RNN takes: its two products at the matrix rate, three times over when training."""
+    operations = 2 * shape.rows * shape.H * (shape.C + shape.H)
+    host = HOST_SECONDS_PER_STEP * shape.T if device.type == "cpu" else 0.0
+    return (operations / ceilings.matrix + host) * (3 if pass_ == "training" else 1)
+
+
+def memory_estimate(shape: Shape, dtype: str, pass_: str) -> int:
+    """Bytes at the worst moment: the rotated inputs, and the float64 reference or the hungriest implementation."""
+    inputs, outputs = shape.rows * shape.C, shape.rows * shape.H
+    rotated = set_count(shape, dtype) * set_bytes(shape, dtype)
+    reference = 8 * (inputs + 4 * outputs if pass_ == "forward" else 2 * inputs + 10 * outputs)
+    timed = DTYPES[dtype].itemsize * (4 * outputs if pass_ == "forward" else inputs + 10 * outputs)
+    return rotated + reference + timed
+
+
+def available_memory(device: torch.device) -> int:
+    """Free bytes on a GPU, or what the system could give to a new process."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        raise OSError("available memory: /proc/meminfo does not exist; the CPU benchmark runs on Linux")
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024

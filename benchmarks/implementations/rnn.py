@@ -1,0 +1,79 @@
+"""The baseline: ``nn.RNN`` with a diagonal recurrent matrix, then a threshold, as snntorch's ``LeakyParallel`` does it.
+
+In its favour, against snntorch's own module: spikes have the compute dtype, not always float32, and there is no product
+with a graded-spikes factor of one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.implementations.base import Implementation, Layer, present, register
+from benchmarks.problem import THRESHOLD, Problem
+
+
+class _ATan(torch.autograd.Function):
+    """A spike whose derivative is that of ``arctan(pi v) / pi``: snntorch's default, with alpha = 2."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        return (v > 0).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_spikes: Tensor) -> Tensor:
+        (v,) = ctx.saved_tensors
+        grad: Tensor = grad_spikes / (1 + (math.pi * v).square_())
+        return grad
+
+
+class RNNLayer(Layer):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        parameters = problem.parameters
+        self.rnn = nn.RNN(
+            problem.shape.C,
+            problem.shape.H,
+            nonlinearity="relu",
+            device=problem.device,
+            dtype=parameters.weight.dtype,
+        )
+        rnn = dict(self.rnn.named_parameters())
+        self.weight_ih, self.weight_hh = rnn["weight_ih_l0"], rnn["weight_hh_l0"]
+        self.bias_ih, self.bias_hh = rnn["bias_ih_l0"], rnn["bias_hh_l0"]
+        with torch.no_grad():
+            self.weight_ih.copy_(parameters.weight)
+            self.weight_hh.copy_(torch.diag(parameters.decay))
+            self.bias_ih.copy_(parameters.bias_ih)
+            self.bias_hh.copy_(parameters.bias_hh)
+        self.weight_hh.requires_grad_(problem.learn_decay)
+        if problem.learn_decay:
+            mask = torch.eye(problem.shape.H, device=problem.device, dtype=parameters.weight.dtype)
+            self.weight_hh.register_hook(lambda grad: grad * mask)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, _ = self.rnn(x)
+        spikes: Tensor = _ATan.apply(membrane - THRESHOLD)  # type: ignore[no-untyped-call]
+        return spikes
+
+    def gradients(self) -> dict[str, Tensor]:
+        decay = self.weight_hh.grad
+        return present(
+            weight=self.weight_ih.grad,
+            bias_ih=self.bias_ih.grad,
+            bias_hh=self.bias_hh.grad,
+            decay=None if decay is None else decay.diagonal(),
+        )
+
+
+@register()
+class RNN(Implementation):
+    name = "nn.RNN"
+    rounds_state = True
+
+    def build(self, problem: Problem) -> Layer:
+        return RNNLayer(problem)

@@ -1,0 +1,35 @@
+"""The results as a picture: one digit on its way through the network, and the loss of every implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from numpy.typing import NDArray
+
+from .trace import Array, Trace
+from .training import Result
+
+INK = "#1f2430"
+FAINT = "#9aa1ad"
+INPUT, HIDDEN, OUTPUT = "#3b6fb6", "#2a9d8f", "#e07a3f"
+LAYERS = ("#d8a03c", "#7b5ea7", "#1f2430")
+
+STYLE = {
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "font.size": 9,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}

@@ -1,0 +1,644 @@
+"""The benchmark suite itself: its bounds, its checks, its files, and the run on a GPU with commands that stand in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import __main__ as command_line
+from benchmarks import ceilings, feasible, gpu, memory, plot, results, runner, steps, table
+from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels, linear_kernels
+from benchmarks.environment import describe, set_tf32
+from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer, all_implementations
+from benchmarks.implementations.linear import Linear
+from benchmarks.implementations.rnn import RNN, RNNLayer
+from benchmarks.problem import Problem, make_problem, set_bytes, set_count
+from benchmarks.results import COLUMNS, Row, Writer, read_rows
+from benchmarks.runner import Case, Settings
+from benchmarks.shapes import SHAPES, Shape, parse_shape
+from benchmarks.show import microseconds
+from benchmarks.timing import HostClock, Reading, summarize
+
+CPU = torch.device("cpu")
+TINY = Shape("tiny", 40, 4, 24, 16)
+SLOW_MACHINE = Ceilings(copy=1e9, matrix=1e9)
+
+
+@pytest.fixture(autouse=True)
+def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes the ceilings cheap to measure, and leaves torch's TF32 switches as they were."""
+    monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 1 << 16})
+    monkeypatch.setattr(ceilings, "PRODUCT_SIZE", {"cpu": 32})
+    switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = switches
+
+
+def settings(*implementations: Implementation, **options: Any) -> Settings:
+    chosen: dict[str, Any] = {
+        "device": CPU,
+        "shapes": [TINY],
+        "dtypes": ["float32"],
+        "passes": ["training"],
+        "inputs": ["spikes"],
+        "implementations": implementations,
+        "rounds": 3,
+    }
+    return Settings(**(chosen | options))
+
+
+def run_case(*implementations: Implementation, pass_: str = "training", **options: Any) -> list[Row]:
+    case = Case(
+        settings(*implementations, **options), describe(CPU), TINY, "float32", "spikes", pass_, Ceilings(1e10, 1e10)
+    )
+    return case.run()
+
+
+# Bounds
+
+H100 = {"float32": (4, Ceilings(3.0e12, 400e12)), "bfloat16": (2, Ceilings(3.0e12, 790e12))}
+# Microseconds, in the order of SHAPES, as the design derives them by hand.
+EXPECTED_BOUNDS = {
+    ("forward", "float32"): (4.0, 12.5, 115, 10.9, 12.6, 56, 172, 7.2),
+    ("forward", "bfloat16"): (2.0, 6.4, 58, 5.5, 6.3, 28, 87, 3.6),
+    ("training", "float32"): (14.3, 51, 508, 55, 83, 348, 583, 35),
+    ("training", "bfloat16"): (7.1, 26, 256, 27, 41, 174, 295, 18),
+}
+TRAINING_OVER_LINEAR = (1.2, 1.3, 1.5, 1.7, 2.2, 2.1, 1.1, 1.6)
+
+
+@pytest.mark.parametrize(("pass_", "dtype"), list(EXPECTED_BOUNDS))
+def test_bounds_are_those_of_the_design(pass_: str, dtype: str) -> None:
+    value_bytes, rates = H100[dtype]
+    bounds = [1e6 * bound_seconds(layer_kernels(shape, pass_), value_bytes, rates) for shape in SHAPES.values()]
+    assert bounds == pytest.approx(EXPECTED_BOUNDS[pass_, dtype], rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", list(H100))
+def test_training_bound_over_that_of_linear(dtype: str) -> None:
+    value_bytes, rates = H100[dtype]
+    ratios = [
+        bound_seconds(layer_kernels(shape, "training"), value_bytes, rates)
+        / bound_seconds(linear_kernels(shape, "training"), value_bytes, rates)
+        for shape in SHAPES.values()
+    ]
+    assert ratios == pytest.approx(TRAINING_OVER_LINEAR, abs=0.06)
+
+
+def test_shapes_by_name_and_by_size() -> None:
+    assert parse_shape("speech") == Shape("speech", 250, 256, 700, 512)
+    assert parse_shape("2x3x4x5") == Shape("2x3x4x5", 2, 3, 4, 5)
+    for text in ("spech", "2x3x4", "0x3x4x5", "2x3x4x5x6"):
+        with pytest.raises(ValueError, match=text):
+            parse_shape(text)
+
+
+# Correctness comes before time
+
+
+class Wrong(RNN):
+    """nn.RNN with something done to it."""
+
+    name = "wrong"
+
+    def __init__(self, spoil: Callable[[RNNLayer], None]) -> None:
+        self.spoil = spoil
+
+    def build(self, problem: Problem) -> Layer:
+        layer = RNNLayer(problem)
+        self.spoil(layer)
+        return layer
+
+
+def another_decay(layer: RNNLayer) -> None:
+    with torch.no_grad():
+        layer.weight_hh.mul_(1.01)
+
+
+def a_missing_bias(layer: RNNLayer) -> None:
+    with torch.no_grad():
+        layer.bias_hh.zero_()
+
+
+def spoil_output(change: Callable[[Tensor], Tensor]) -> Callable[[RNNLayer], None]:
+    def spoil(layer: RNNLayer) -> None:
+        layer.register_forward_hook(lambda module, arguments, output: change(output))
+
+    return spoil
+
+
+def last_step_off(spikes: Tensor) -> Tensor:
+    return torch.cat([spikes[:-1], 1 - spikes[-1:]])
+
+
+def one_step_late(spikes: Tensor) -> Tensor:
+    return spikes.roll(1, 0)
+
+
+def half_the_gradient(layer: RNNLayer) -> None:
+    layer.weight_ih.register_hook(lambda grad: grad / 2)
+
+
+def nan_gradient(layer: RNNLayer) -> None:
+    layer.bias_ih.register_hook(lambda grad: grad * math.nan)
+
+
+def a_frozen_weight(layer: RNNLayer) -> None:
+    layer.weight_ih.requires_grad_(False)
+
+
+WRONG = {
+    "another decay": (another_decay, "spikes: .* differ"),
+    "a missing bias": (a_missing_bias, "spikes: .* differ"),
+    "last step": (spoil_output(last_step_off), "spikes: .* differ"),
+    "one step late": (spoil_output(one_step_late), "spikes: .* differ"),
+    "doubled": (spoil_output(lambda spikes: 2 * spikes), "neither 0 nor 1"),
+    "NaN": (spoil_output(lambda spikes: spikes * math.nan), "neither 0 nor 1"),
+    "dtype": (spoil_output(lambda spikes: spikes.double()), "float64"),
+    "half the gradient": (half_the_gradient, "gradient of weight"),
+    "NaN gradient": (nan_gradient, "gradient of bias_ih"),
+    "frozen": (a_frozen_weight, "gradient of weight: got none"),
+}
+
+
+@pytest.mark.parametrize("spoil", list(WRONG))
+def test_wrong_rival_is_refused(spoil: str) -> None:
+    change, message = WRONG[spoil]
+    right, wrong = run_case(RNN(), Wrong(change))
+    assert right.status == results.OK
+    assert wrong.status == results.REFUSED
+    assert wrong.median_us is None
+    assert re.search(message, wrong.note), wrong.note
+
+
+def test_rival_of_another_shape_is_refused() -> None:
+    rows = run_case(Wrong(spoil_output(lambda spikes: spikes[:-1])), pass_="forward")
+    assert rows[0].status == results.REFUSED
+    assert "got [39, 4, 16]" in rows[0].note
+
+
+def test_rival_that_raises_has_failed() -> None:
+    def refuse(layer: RNNLayer) -> None:
+        raise RuntimeError("not on this device")
+
+    right, wrong = run_case(RNN(), Wrong(refuse))
+    assert (right.status, wrong.status, wrong.note) == (results.OK, results.FAILED, "RuntimeError: not on this device")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        ("float64", "spikes"),
+        ("float32", "spikes"),
+        ("float32", "normal"),
+        ("float16", "spikes"),
+        ("bfloat16", "normal"),
+    ],
+)
+def test_honest_implementations_pass(dtype: str, kind: str) -> None:
+    for pass_ in ("forward", "training"):
+        chosen = settings(*all_for_the_cpu(), learn_decay=True, rounds=1)
+        rows = Case(chosen, describe(CPU), TINY, dtype, kind, pass_, Ceilings(1e10, 1e10)).run()
+        assert {row.label: row.note for row in rows if row.status not in (results.OK, results.SKIPPED)} == {}
+
+
+def all_for_the_cpu() -> list[Implementation]:
+    return [implementation for implementation in all_implementations() if implementation.applies(CPU)]
+
+
+def test_baseline_and_floor_come_first() -> None:
+    names = [implementation.label for implementation in all_implementations()]
+    assert names[:2] == [BASELINE, FLOOR]
+    assert {"leakypar fused (auto)", "leakypar fused (lane)", "leakypar fused (split)"} < set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_silent_neurons_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*arguments: Any, **options: Any) -> Problem:
+        problem = make_problem(*arguments, **options)
+        with torch.no_grad():
+            problem.parameters.weight.zero_()
+        return problem
+
+    monkeypatch.setattr(runner, "make_problem", silent)
+    (row,) = run_case(RNN())
+    assert row.status == results.FAILED
+    assert "spike rate" in row.note
+
+
+# Time and memory
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1e-6])
+def test_times_that_cannot_be(bad: float) -> None:
+    with pytest.raises(ValueError, match="finite and positive"):
+        summarize([1e-6, bad, 1e-6])
+    with pytest.raises(ValueError, match="none"):
+        summarize([])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (3.456, "3.46 µs"),
+        (52.0, "52.0 µs"),
+        (999.4, "999 µs"),
+        (999.6, "1.00 ms"),
+        (52000.0, "52.0 ms"),
+        (2.5e6, "2.50 s"),
+    ],
+)
+def test_times_are_shown_with_three_digits(value: float, shown: str) -> None:
+    assert microseconds(value) == shown
+
+
+def test_median_and_spread() -> None:
+    found = summarize([1e-6, 2e-6, 4e-6, 100e-6, 3e-6])
+    assert (found.median, found.spread, found.least) == pytest.approx((3.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, 0.0])
+def test_row_with_an_impossible_time_fails(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BrokenClock(HostClock):
+        def time(self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> Reading:
+            super().time(call, prepare)
+            return Reading(bad, 1e-6)
+
+    monkeypatch.setattr(runner, "clock_for", lambda device: BrokenClock())
+    rows = run_case(RNN(), Linear())
+    assert [row.status for row in rows] == [results.FAILED] * 2
+    assert all(row.median_us is None for row in rows)
+
+
+def test_rounds_are_interleaved_and_inputs_rotated(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+    time_one = Case._time_one
+
+    def record(case: Case, candidate: Any, inputs: Any, *rest: Any) -> None:
+        calls.append((candidate.implementation.name, inputs.x.data_ptr()))
+        time_one(case, candidate, inputs, *rest)
+
+    monkeypatch.setattr(Case, "_time_one", record)
+    run_case(RNN(), Linear(), rounds=8)
+    rounds = [calls[-16:][index : index + 2] for index in range(0, 16, 2)]
+    assert all({name for name, _ in round_} == {BASELINE, FLOOR} for round_ in rounds)
+    assert len({round_[0][0] for round_ in rounds}) == 2, "the same implementation always goes first"
+    for name in (BASELINE, FLOOR):
+        used = {address for round_ in rounds for found, address in round_ if found == name}
+        assert len(used) > 1, f"{name} was timed on one input"
+
+
+def test_input_sets_outgrow_a_cache() -> None:
+    assert set_count(SHAPES["speech"], "float32") == 2
+    small = SHAPES["onm"]
+    assert set_count(small, "bfloat16") == 7
+    assert set_count(small, "bfloat16") * set_bytes(small, "bfloat16") >= 64 << 20
+    assert set_count(TINY, "float32") == 8
+
+
+def test_inputs_are_what_they_say() -> None:
+    spikes = make_problem(Shape("s", 50, 8, 100, 4), "float32", "spikes", CPU).sets
+    assert set(spikes[0].x.unique().tolist()) == {0.0, 1.0}
+    assert spikes[0].x.mean().item() == pytest.approx(0.2, abs=0.01)
+    assert not torch.equal(spikes[0].x, spikes[1].x)
+    normal = make_problem(Shape("s", 50, 8, 100, 4), "float32", "normal", CPU).sets[0].x
+    assert (normal == 0).sum() == 0
+    with pytest.raises(ValueError, match="kind"):
+        make_problem(TINY, "float32", "zeros", CPU)
+
+
+def test_peak_memory_counts_what_lives_at_once() -> None:
+    def three_with_two_alive() -> Tensor:
+        first = torch.ones(1 << 18)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert memory.peak_bytes(three_with_two_alive, CPU) == pytest.approx(2 << 20, rel=0.01)
+
+
+def test_tf32_is_the_same_for_everyone() -> None:
+    for allowed in (True, False):
+        set_tf32(allowed)
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert torch.backends.cudnn.allow_tf32 is allowed
+
+
+def test_what_does_not_fit_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = feasible.unfit(SHAPES["square"], "float32", "forward", CPU, SLOW_MACHINE, call_limit=10)
+    assert reason is not None
+    assert "142.6 s a call" in reason
+    assert feasible.unfit(TINY, "float32", "training", CPU, SLOW_MACHINE, call_limit=10) is None
+
+    monkeypatch.setattr(feasible, "available_memory", lambda device: 1 << 16)
+    rows = run_case(RNN(), Linear())
+    assert [row.status for row in rows] == [results.SKIPPED] * 2
+    assert "GiB" in rows[0].note
+
+
+def test_cases_after_the_time_limit_are_skipped() -> None:
+    (rows,) = runner.run(settings(RNN(), time_limit=0.0), describe(CPU))
+    assert [(row.status, row.note) for row in rows] == [(results.SKIPPED, "the run's time limit was reached")]
+
+
+# Files
+
+
+def make_row(**changes: Any) -> Row:
+    values: dict[str, Any] = {
+        **vars(describe(CPU)),
+        "tf32": "n/a",
+        "dtype": "float32",
+        "shape": "speech",
+        "T": 250,
+        "N": 256,
+        "C": 700,
+        "H": 512,
+        "pass_": "forward",
+        "input": "spikes",
+        "spike_rate": 0.2,
+        "implementation": "leakypar fused",
+        "plan": "auto",
+        "function": "same",
+        "status": results.OK,
+        "rounds": 30,
+        "median_us": 1234.0,
+        "spread_us": 5.5,
+        "speedup_over_rnn": 3.25,
+        "time_over_linear": 1.5,
+        "share_of_bound": 0.8,
+    }
+    return Row(**(values | changes))
+
+
+def test_csv_round_trip(tmp_path: Path) -> None:
+    rows = [make_row(), make_row(status=results.SKIPPED, median_us=None, note='needs "much", more, memory')]
+    path = tmp_path / "folder" / "rows.csv"
+    writer = Writer(path)
+    writer.write(rows[:1])
+    writer.write(rows[1:])
+    assert read_rows(path) == rows
+    assert "pass" in COLUMNS
+
+
+def test_csv_that_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="columns a, b"):
+        read_rows(path)
+    Writer(path).write([make_row()])
+    path.write_text(path.read_text().replace(",250,", ",many,"))
+    with pytest.raises(ValueError, match=r"rows.csv:2: column T"):
+        read_rows(path)
+
+
+README = """# Title
+
+before
+
+<!-- benchmark:cpu -->
+old numbers
+<!-- /benchmark:cpu -->
+
+between
+
+<!-- benchmark:gpu --><!-- /benchmark:gpu -->
+
+after
+"""
+
+
+def test_readme_tables(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    rows = [
+        make_row(implementation="nn.RNN", plan="", median_us=4010.5),
+        make_row(implementation="nn.Linear", plan="", median_us=822.67),
+        make_row(),
+        make_row(shape="square", status=results.SKIPPED, note="an estimated 74 s a call"),
+    ]
+    Writer(folder / "cpu.csv").write(rows)
+    Writer(folder / "cpu-quick.csv").write([make_row(shape="quick")])
+    Writer(folder / "cpu-partial.csv").write([make_row(shape="partial")])
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+
+    assert table.main(["--readme", str(readme), "--results", str(folder)]) == 0
+    once = readme.read_text()
+    line = "| speech (250, 256, 700, 512) | float32 | forward | 4.01 ms | 823 µs | 1.23 ms | 3.25× | 1.50× | 80% |"
+    assert line in once.splitlines()
+    assert "Not run: square float32 forward (an estimated 74 s a call)." in once
+    assert "<!-- benchmark:gpu -->\n\nnot yet measured\n\n<!-- /benchmark:gpu -->" in once
+    assert "old numbers" not in once
+    assert "partial" not in once
+    assert "quick" not in once
+    for kept in ("# Title", "before", "between", "after"):
+        assert kept in once.splitlines()
+
+    table.main(["--readme", str(readme), "--results", str(folder)])
+    assert readme.read_text() == once
+
+    Writer(folder / "gpu.csv").write([make_row(device_type="cuda", device="A GPU", cuda="13.0", tf32="on")])
+    table.main(["--readme", str(readme), "--results", str(folder)])
+    assert "not yet measured" not in readme.read_text()
+    assert "float32 (TF32)" in readme.read_text()
+
+
+@pytest.mark.parametrize("broken", [README.replace("<!-- /benchmark:gpu -->", ""), README + README])
+def test_readme_without_its_markers(broken: str) -> None:
+    with pytest.raises(ValueError, match="exactly once"):
+        table.rewrite(broken, [])
+
+
+def test_plot(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.csv"
+    Writer(path).write([make_row(), make_row(shape="long", speedup_over_rnn=0.5), make_row(pass_="training")])
+    assert plot.main([str(path)]) == 0
+    assert (tmp_path / "cpu.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="none with a speed-up"):
+        plot.draw([make_row(speedup_over_rnn=None)], tmp_path / "empty.png")
+
+
+# The program
+
+
+def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.csv"
+    arguments = ["--device", "cpu", "--quick", "--shapes", "12x3x20x16", "--dtype", "float32", "--output", str(path)]
+    assert command_line.main([*arguments, "--case-seconds", "0.1"]) == 0
+    rows = read_rows(path)
+    labels = [implementation.label for implementation in all_for_the_cpu() if not implementation.optional]
+    assert labels == [BASELINE, FLOOR, "leakypar fused (auto)"]
+    assert [row.label for row in rows] == labels * 2
+    for row in rows:
+        if row.status == results.SKIPPED:
+            assert "built" in row.note
+            continue
+        assert row.status == results.OK
+        assert row.rounds is not None
+        assert row.rounds >= runner.FEWEST_ROUNDS
+        values = dataclasses.asdict(row)
+        absent = {name for name, value in values.items() if value is None}
+        assert absent <= {"spike_mismatch", "gradient_error"}
+        if row.function == "same":
+            assert row.spike_mismatch is not None
+            assert (row.gradient_error is None) == (row.pass_ == "forward")
+        assert row.copy_bandwidth == rows[0].copy_bandwidth
+    baseline = next(row for row in rows if row.implementation == BASELINE)
+    assert baseline.speedup_over_rnn == 1
+    assert "nn.Linear" in capsys.readouterr().out
+
+
+def test_a_refused_rival_fails_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "all_implementations", lambda: [RNN(), Wrong(another_decay)])
+    path = tmp_path / "out.csv"
+    shape = ["--device", "cpu", "--shapes", "40x4x24x16", "--dtype", "float32", "--rounds", "1"]
+    assert command_line.main([*shape, "--inputs", "normal", "--passes", "forward", "--output", str(path)]) == 1
+    assert [row.status for row in read_rows(path)] == [results.OK, results.REFUSED]
+    assert "refused: wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dtype", "float8"], "float8"),
+        (["--shapes", "spech"], "spech"),
+        (["--passes", "backward"], "backward"),
+        (["--rounds", "0"], "more than 0"),
+        (["--device", "cpu", "--implementations", "cuDNN"], "expected some of: nn.RNN"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+# The run on a GPU
+
+
+def python(name: str, code: str, limit: float = 10.0, **options: Any) -> steps.Step:
+    return steps.Step(name, [sys.executable, "-c", code], limit, **options)
+
+
+def test_no_step_hides_the_next(tmp_path: Path) -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    planned = [
+        python("slow", child, limit=0.5),
+        python("good", "print('fine')"),
+        python("bad", "import sys; print('first'); sys.exit('what went wrong')"),
+        steps.Step("absent", ["no-such-program-anywhere"], 1),
+        steps.Step("tool", ["ncu"], 0, missing="ncu: not found", required=False),
+        steps.Step("needed", ["compute-sanitizer"], 0, missing="compute-sanitizer: not found"),
+        python("last", "import os; print(os.environ['SETTING'])", environment={"SETTING": "seen"}),
+    ]
+    seen: list[int] = []
+    start = time.monotonic()
+    outcomes = steps.run_steps(
+        planned, tmp_path, tmp_path, announce=lambda line: None, after=lambda so_far: seen.append(len(so_far))
+    )
+    assert time.monotonic() - start < sum(step.limit for step in planned)
+    assert [outcome.status for outcome in outcomes] == [
+        steps.TIMED_OUT,
+        steps.PASSED,
+        steps.FAILED,
+        steps.FAILED,
+        steps.SKIPPED,
+        steps.FAILED,
+        steps.PASSED,
+    ]
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert "what went wrong" in outcomes[2].reason
+    assert "exit code 1" in outcomes[2].reason
+    assert "first" in (tmp_path / "03-bad.log").read_text()
+    assert "seen" in (tmp_path / "07-last.log").read_text()
+    text = steps.summary(outcomes)
+    assert text.splitlines()[-1].endswith("4 of 7 steps failed: slow, bad, absent, needed")
+    assert "ncu: not found" in text
+
+
+def test_a_step_that_is_stopped_takes_its_children_with_it(tmp_path: Path) -> None:
+    beats = tmp_path / "beats"
+    child = f"import time\nwhile True:\n    open({str(beats)!r}, 'a').write('.')\n    time.sleep(0.02)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    outcome = steps.run_step(python("beating", parent), tmp_path / "log", tmp_path, 2.0)
+    assert outcome.status == steps.TIMED_OUT
+    assert "limit of 2 s" in outcome.reason
+    before = beats.stat().st_size
+    assert before > 0
+    time.sleep(0.2)
+    assert beats.stat().st_size == before
+
+
+def test_time_left_over_goes_to_the_next_step_and_none_is_taken_from_it(tmp_path: Path) -> None:
+    tell = f"print('{steps.SECONDS}')"
+    planned = [python("first", tell, 10), python("second", tell, 20)]
+    steps.run_steps(planned, tmp_path, tmp_path, announce=lambda line: None)
+    told = [int((tmp_path / name).read_text().split()[-1]) for name in ("01-first.log", "02-second.log")]
+    assert told[0] == 8  # 90% of what is left of its 10 s when it starts
+    assert 20 < told[1] <= 27  # 90% of its 20 s and what the first left of its 10
+    (outcome,) = steps.run_steps([python("late", tell)], tmp_path, tmp_path, budget=0, announce=lambda line: None)
+    assert outcome.status == steps.TIMED_OUT
+
+
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "find_gpu", lambda: "torch finds no GPU")
+    assert gpu.main([]) == 2
+    assert "no usable GPU: torch finds no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, and the probe would find it")
+def test_the_probe_says_that_there_is_none() -> None:
+    found = gpu.find_gpu()
+    assert isinstance(found, str)
+    assert "finds no GPU" in found
+
+
+def test_the_plan_of_the_gpu_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    h100 = gpu.Gpu("NVIDIA H100 80GB HBM3", (9, 0))
+    planned = {step.name: step for step in gpu.plan_steps(h100, tmp_path, environment={})}
+    assert sum(step.limit for step in planned.values()) <= 590
+    assert planned["build"].environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    assert str(tmp_path / "nvidia-h100-80gb-hbm3.csv") in planned["benchmark"].command
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        assert f"--tool={tool}" in planned[tool].command
+        assert list(planned[tool].command[-2:]) == ["-m", "sanitizer"]
+        assert planned[tool].required
+    chosen = gpu.plan_steps(h100, tmp_path, environment={"TORCH_CUDA_ARCH_LIST": "8.0;9.0a"})
+    assert next(step for step in chosen if step.name == "build").environment["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0a"
+
+    assert gpu.main(["--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{name} (limit" in shown for name in planned)
+    with pytest.raises(SystemExit):
+        gpu.main(["--dry-run", "--only", "bild"])
+
+
+@pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("raise SystemExit(3)", 1)])
+def test_results_of_the_gpu_run(
+    code: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setenv("OUT", str(out))
+    monkeypatch.setattr(gpu, "find_gpu", lambda: gpu.Gpu("A GPU", (8, 6)))
+    monkeypatch.setattr(gpu, "plan_steps", lambda found, folder: [python("build", "print(1)"), python("tests", code)])
+    assert gpu.main([]) == expected
+    assert sorted(path.name for path in out.iterdir()) == ["logs.tar.gz", "summary.txt"]
+    text = (out / "summary.txt").read_text()
+    assert text.startswith("A GPU, compute capability 8.6\n")
+    assert capsys.readouterr().out.endswith(text)
+    with tarfile.open(out / "logs.tar.gz") as archive:
+        assert {"logs/01-build.log", "logs/02-tests.log"} < set(archive.getnames())
