@@ -30,7 +30,7 @@ inline constexpr SplitShape split_backward{8};
 
 struct DeviceFacts {
   std::int64_t multiprocessors;  // 0: a CPU, whose one scan is the lane scan
-  std::int64_t cache_bytes;  // the last-level cache that a chunk of the projection should stay in
+  std::int64_t cache_bytes;      // the last-level cache that a chunk of the projection should stay in
 };
 
 // The CPU's chunk should stay in the second-level caches; a MiB is what half of two cores' hold.

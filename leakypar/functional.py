@@ -209,7 +209,8 @@ def leaky_parallel(
         launch,
     )
     if not in_kernel:
-        v = (torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane) - threshold
+        seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
+        v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
         spikes = (validation.check_spikes(spike(v), v) * gain).to(dtype)
     results = [spikes] + [membrane] * return_membrane + [last] * return_state
     if not batched:

@@ -274,9 +274,7 @@ def register_shapes(namespace: str) -> None:
     """Registers the shape-only versions, by which torch.compile and meta tensors see the operators of a namespace."""
 
     @torch.library.register_fake(f"{namespace}::forward")
-    def forward_shapes(
-        x: Tensor, weight: Tensor, *arguments: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_shapes(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         want_spikes, want_membrane, want_last = arguments[6:9]
         T, N = x.shape[:2]
         H = weight.shape[0]

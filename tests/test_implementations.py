@@ -69,7 +69,11 @@ def check_outputs(implementation: Implementation, problem: Problem, dtype: torch
 
 
 def gradients(
-    implementation: Implementation | None, problem: Problem, dtype: torch.dtype, cotangents: tuple[Tensor, ...], **options
+    implementation: Implementation | None,
+    problem: Problem,
+    dtype: torch.dtype,
+    cotangents: tuple[Tensor, ...],
+    **options,
 ) -> dict[str, Tensor]:
     """Every gradient of <spikes, c0> + <membrane, c1> + <last, c2>, by an implementation or by the specification."""
     device = implementation.device if implementation else "cpu"
@@ -160,7 +164,9 @@ def test_optional_arguments(implementation: Implementation, biases: int, initial
     check_gradients(implementation, problem, torch.float32)
 
 
-@pytest.mark.parametrize("shape", [(5, 0, 3, 4), (0, 0, 3, 4), (0, 2, 3, 4), (3, 1, 1, 1), (9, 130, 2, 1), (70, 1, 4, 512)])
+@pytest.mark.parametrize(
+    "shape", [(5, 0, 3, 4), (0, 0, 3, 4), (0, 2, 3, 4), (3, 1, 1, 1), (9, 130, 2, 1), (70, 1, 4, 512)]
+)
 def test_shapes(implementation: Implementation, shape: tuple[int, int, int, int]) -> None:
     for dtype in (torch.float32, torch.float64):
         check_outputs(implementation, draw(*shape, dtype=dtype), dtype)
@@ -169,7 +175,9 @@ def test_shapes(implementation: Implementation, shape: tuple[int, int, int, int]
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("spike_grad", SURROGATES, ids=repr)
-def test_surrogates(implementation: Implementation, spike_grad: surrogate.SurrogateGradient, dtype: torch.dtype) -> None:
+def test_surrogates(
+    implementation: Implementation, spike_grad: surrogate.SurrogateGradient, dtype: torch.dtype
+) -> None:
     check_gradients(implementation, draw(20, 2, 3, 12, dtype=dtype), dtype, spike_grad=spike_grad)
 
 
@@ -205,7 +213,9 @@ def test_strided_inputs(implementation: Implementation) -> None:
     for name, x in views.items():
         results = implementation.run(**{**moved.arguments(), "x": x})
         for result, same in zip(results, expected, strict=True):
-            torch.testing.assert_close(result, same, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                result, same, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_expanded_inputs_and_gradients(implementation: Implementation) -> None:

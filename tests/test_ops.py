@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import leakypar
 from leakypar import ops, surrogate
 
-from .implementations import Implementation, load_emulated, unavailable
 from .implementations import CPU as CPU_IMPLEMENTATION
+from .implementations import Implementation, load_emulated, unavailable
 from .problems import DTYPES, Problem, draw
 
 needs_cpu = pytest.mark.skipif(unavailable(CPU_IMPLEMENTATION) is not None, reason=str(unavailable(CPU_IMPLEMENTATION)))

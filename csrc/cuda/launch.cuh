@@ -26,9 +26,9 @@ cudaError_t launch(void (*kernel)(Parameters...), std::int64_t blocks, int threa
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
   // Above 48 KiB a kernel must opt in, once per kernel and device; asking again costs no more than finding out.
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchConfig_t config = {};

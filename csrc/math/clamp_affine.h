@@ -46,7 +46,9 @@ template <typename Real>
 struct ClampAffine {
   Real a, b, lo, hi;
 
-  static LEAKYPAR_HOST_DEVICE ClampAffine identity() { return {Real(1), Real(0), -Limits<Real>::max, Limits<Real>::max}; }
+  static LEAKYPAR_HOST_DEVICE ClampAffine identity() {
+    return {Real(1), Real(0), -Limits<Real>::max, Limits<Real>::max};
+  }
 
   // The step h' = relu(decay h + u).
   static LEAKYPAR_HOST_DEVICE ClampAffine step(Real decay, Real u) { return {decay, u, Real(0), Limits<Real>::max}; }

@@ -83,7 +83,7 @@ struct Narrow<bfloat16> {
     std::uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     const std::uint32_t rounded = bits + 0x7FFFu + ((bits >> 16) & 1u);  // to nearest, ties to even
-    const bool is_nan = value != value;                                   // rounding could carry a NaN into infinity
+    const bool is_nan = value != value;                                  // rounding could carry a NaN into infinity
     return {static_cast<std::uint16_t>(is_nan ? 0x7FFFu : rounded >> 16)};
 #endif
   }

@@ -46,7 +46,8 @@ const char* blas_library() {
   for (const char* name : {"libcublas.so.13", "libcublas.so.12"}) {
     if (dlopen(name, RTLD_LAZY | RTLD_NOLOAD) != nullptr) return name;
   }
-  STD_TORCH_CHECK(false, "leakypar: neither libcublas.so.13 nor libcublas.so.12 is loaded, though a CUDA tensor exists");
+  STD_TORCH_CHECK(false,
+                  "leakypar: neither libcublas.so.13 nor libcublas.so.12 is loaded, though a CUDA tensor exists");
 }
 
 int attribute(cudaDeviceAttr which, int device) {
@@ -61,7 +62,8 @@ int attribute(cudaDeviceAttr which, int device) {
 
 DeviceGuard::DeviceGuard(int device) : guard_(nullptr) {
   DeviceGuardHandle handle = nullptr;
-  STD_TORCH_CHECK(aoti_torch_create_device_guard(device, &handle) == 0, "leakypar: cannot switch to CUDA device ", device);
+  STD_TORCH_CHECK(aoti_torch_create_device_guard(device, &handle) == 0, "leakypar: cannot switch to CUDA device ",
+                  device);
   guard_ = handle;
   const cudaError_t error = cudaSetDevice(device);
   STD_TORCH_CHECK(error == cudaSuccess, "leakypar: cannot switch to CUDA device ", device, ": ",

@@ -437,7 +437,8 @@ STABLE_TORCH_LIBRARY(LEAKYPAR_NAMESPACE, library) {
       "int chunk_steps) -> (Tensor, Tensor, Tensor)");
   library.def(
       "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_last, Tensor membrane, Tensor? x, "
-      "Tensor? weight, Tensor decay, Tensor threshold, Tensor gain, Tensor? initial, int surrogate, float p0, float p1, "
+      "Tensor? weight, Tensor decay, Tensor threshold, Tensor gain, Tensor? initial, int surrogate, float p0, float "
+      "p1, "
       "bool want_bias, bool want_decay, bool want_threshold, bool want_gain, bool want_initial, bool allow_tf32, "
       "str scan) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

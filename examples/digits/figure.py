@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
-from numpy.typing import NDArray
-
-from .trace import Array, Trace
-from .training import Result
-
 INK = "#1f2430"
 FAINT = "#9aa1ad"
 INPUT, HIDDEN, OUTPUT = "#3b6fb6", "#2a9d8f", "#e07a3f"

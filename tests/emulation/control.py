@@ -34,6 +34,4 @@ def schedule(library: Path, order: str = "forward", resident_blocks: int = 4) ->
         yield
     finally:
         environment = os.environ.get
-        apply(
-            environment("LEAKYPAR_EMULATION_ORDER", "forward"), int(environment("LEAKYPAR_EMULATION_RESIDENT", "4"))
-        )
+        apply(environment("LEAKYPAR_EMULATION_ORDER", "forward"), int(environment("LEAKYPAR_EMULATION_RESIDENT", "4")))

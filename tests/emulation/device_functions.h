@@ -52,9 +52,8 @@ template <Shuffled Value>
 Value shuffle(WarpOperation operation, unsigned mask, Value value, unsigned operand, int width,
               std::source_location where) {
   using Bits = std::conditional_t<sizeof(Value) == 4, std::uint32_t, std::uint64_t>;
-  return std::bit_cast<Value>(static_cast<Bits>(warp_operation({operation, mask, std::bit_cast<Bits>(value),
-                                                                sizeof(Value), operand, static_cast<unsigned>(width),
-                                                                where})));
+  return std::bit_cast<Value>(static_cast<Bits>(warp_operation(
+      {operation, mask, std::bit_cast<Bits>(value), sizeof(Value), operand, static_cast<unsigned>(width), where})));
 }
 
 }  // namespace leakypar_emulation
@@ -170,7 +169,9 @@ inline int __popcll(unsigned long long bits) { return std::popcount(bits); }
 inline int __clz(int bits) { return std::countl_zero(static_cast<unsigned>(bits)); }
 inline int __clzll(long long bits) { return std::countl_zero(static_cast<unsigned long long>(bits)); }
 inline int __ffs(int bits) { return bits == 0 ? 0 : 1 + std::countr_zero(static_cast<unsigned>(bits)); }
-inline int __ffsll(long long bits) { return bits == 0 ? 0 : 1 + std::countr_zero(static_cast<unsigned long long>(bits)); }
+inline int __ffsll(long long bits) {
+  return bits == 0 ? 0 : 1 + std::countr_zero(static_cast<unsigned long long>(bits));
+}
 
 // CUDA has these two in the global namespace; of a number and a NaN they return the number.
 template <typename Value>

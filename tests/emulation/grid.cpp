@@ -105,7 +105,8 @@ void take_turn(Launch& launch, Block& block) {
     while (warp->ready != 0 && launch.order.persists()) sweep(launch, block, *warp);
   }
   const auto can_run = [](const Warp& warp) { return (warp.ready | warp.yielded) != 0; };
-  if (block.live > 0 && std::none_of(block.warps.begin(), block.warps.end(), can_run)) fail_waiting("a wait that cannot end", launch);
+  if (block.live > 0 && std::none_of(block.warps.begin(), block.warps.end(), can_run))
+    fail_waiting("a wait that cannot end", launch);
 }
 
 }  // namespace

@@ -27,10 +27,10 @@ enum class WarpOperation { sync, ballot, any, all, shuffle, shuffle_up, shuffle_
 struct WarpRequest {
   WarpOperation operation;
   unsigned mask;
-  std::uint64_t value;    // a predicate, or the bits to shuffle
-  unsigned bytes;         // of the value shuffled
-  unsigned operand;       // a shuffle's source lane or distance
-  unsigned width;         // lanes in a shuffle's segment
+  std::uint64_t value;  // a predicate, or the bits to shuffle
+  unsigned bytes;       // of the value shuffled
+  unsigned operand;     // a shuffle's source lane or distance
+  unsigned width;       // lanes in a shuffle's segment
   std::source_location where;
 };
 

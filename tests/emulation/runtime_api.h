@@ -46,7 +46,7 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
-cudaError_t cudaGetLastError();   // and forgets it
+cudaError_t cudaGetLastError();  // and forgets it
 cudaError_t cudaPeekAtLastError();
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -68,7 +68,8 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const void* identity, Kerne
 }  // namespace leakypar_emulation
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a kernel's arguments are copied byte by byte");
   struct Call {
     void (*kernel)(Parameters...);

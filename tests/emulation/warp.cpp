@@ -78,7 +78,8 @@ void complete_operations(Warp& warp) {
 std::uint64_t warp_operation(const WarpRequest& request) {
   require_kernel("a warp operation");
   Lane& lane = *current.lane;
-  if ((request.mask & current.bit()) == 0) fail("a lane calls a warp operation whose mask 0x%08x leaves it out", request.mask);
+  if ((request.mask & current.bit()) == 0)
+    fail("a lane calls a warp operation whose mask 0x%08x leaves it out", request.mask);
   const bool power_of_two = (request.width & (request.width - 1)) == 0;
   if (is_shuffle(request.operation) && (request.width == 0 || request.width > kWarpLanes || !power_of_two)) {
     fail("a shuffle's width is %u, not a power of two up to %d", request.width, kWarpLanes);

@@ -29,9 +29,7 @@ __global__ void copy_shared(float* out) {
 }
 
 // Reads what no thread has written.
-__global__ void read_unwritten(float* out) {
-  out[threadIdx.x] = static_cast<float*>(shared_memory())[threadIdx.x];
-}
+__global__ void read_unwritten(float* out) { out[threadIdx.x] = static_cast<float*>(shared_memory())[threadIdx.x]; }
 
 // Four floats an access, Offset floats into arrays of 4 * kThreads + Offset.
 template <int Offset>
@@ -78,10 +76,10 @@ void run_copy_vectors() {
 }
 
 const planted::Register registered[] = {
-    {"device-read", run_copy_device<0>},        {"device-read-past-the-end", run_copy_device<1>},
-    {"device-write", run_copy_to_device<0>},    {"device-write-past-the-end", run_copy_to_device<1>},
-    {"shared-read", run_copy_shared<0>},        {"shared-read-past-the-end", run_copy_shared<1>},
-    {"vector-access", run_copy_vectors<0>},     {"vector-access-misaligned", run_copy_vectors<2>},
+    {"device-read", run_copy_device<0>},      {"device-read-past-the-end", run_copy_device<1>},
+    {"device-write", run_copy_to_device<0>},  {"device-write-past-the-end", run_copy_to_device<1>},
+    {"shared-read", run_copy_shared<0>},      {"shared-read-past-the-end", run_copy_shared<1>},
+    {"vector-access", run_copy_vectors<0>},   {"vector-access-misaligned", run_copy_vectors<2>},
     {"shared-unwritten", run_read_unwritten},
 };
 

@@ -71,9 +71,8 @@ void run_publish() {
 }
 
 const planted::Register registered[] = {
-    {"look-back", run_chain<true>},      {"look-back-without-ticket", run_chain<false>},
-    {"hand-over", run_hand_over},        {"publish", run_publish<true>},
-    {"publish-flag-first", run_publish<false>},
+    {"look-back", run_chain<true>}, {"look-back-without-ticket", run_chain<false>}, {"hand-over", run_hand_over},
+    {"publish", run_publish<true>}, {"publish-flag-first", run_publish<false>},
 };
 
 }  // namespace
