@@ -46,7 +46,6 @@ class _LeakyParallel(torch.autograd.Function):
         want_last: bool,
         launch: ops.Launch,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        want_spikes = kernel_surrogate is not None
         spikes, membrane, last = ops.forward(
             x,
             weight,
@@ -56,7 +55,7 @@ class _LeakyParallel(torch.autograd.Function):
             threshold,
             gain,
             initial,
-            want_spikes=want_spikes,
+            want_spikes=kernel_surrogate is not None,
             want_membrane=True,  # the backward scan reads it
             want_last=want_last,
             launch=launch,
@@ -70,9 +69,13 @@ class _LeakyParallel(torch.autograd.Function):
         ctx.kernel_surrogate = kernel_surrogate
         ctx.launch = launch
         ctx.set_materialize_grads(False)
-        if want_spikes and kernel_surrogate[0] == surrogate.disabled().kind and not needs[6]:
+        if kernel_surrogate is not None and kernel_surrogate[0] == surrogate.disabled().kind and not needs[6]:
             ctx.mark_non_differentiable(spikes)
-        return spikes if want_spikes else None, membrane if want_membrane else None, last if want_last else None
+        return (
+            None if kernel_surrogate is None else spikes,
+            membrane if want_membrane else None,
+            last if want_last else None,
+        )
 
     @staticmethod
     def backward(
@@ -80,7 +83,9 @@ class _LeakyParallel(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         grads = _LeakyParallel.gradients(ctx, grad_spikes, grad_membrane, grad_last)
         if torch.is_grad_enabled():
-            grads = _NoSecondDerivative.apply(torch.zeros((), requires_grad=True), *grads)
+            grads = _NoSecondDerivative.apply(  # type: ignore[no-untyped-call]
+                torch.zeros((), requires_grad=True), *grads
+            )
         return (*grads, *(None,) * 4)
 
     @staticmethod
@@ -199,8 +204,10 @@ def leaky_parallel(
         x = x.unsqueeze(1)
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
 
-    in_kernel = dropout == 0 and isinstance(spike, surrogate.SurrogateGradient) and spike.kind is not None
-    kernel_surrogate = (spike.kind, *spike.parameters) if in_kernel else None
+    kernel_surrogate = None
+    if dropout == 0 and isinstance(spike, surrogate.SurrogateGradient) and spike.kind is not None:
+        kernel_surrogate = (spike.kind, *spike.parameters)
+    in_kernel = kernel_surrogate is not None
     spikes, membrane, last = _run(
         (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial_membrane),
         kernel_surrogate,
@@ -220,15 +227,18 @@ def leaky_parallel(
 
 
 def _run(
-    tensors: tuple[Tensor | None, ...],
+    tensors: tuple[Any, ...],
     kernel_surrogate: tuple[int, float, float] | None,
     want_membrane: bool,
     want_last: bool,
     launch: ops.Launch,
-) -> tuple[Tensor | None, ...]:
-    """The operators, with the autograd graph where a gradient can be asked for."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return _LeakyParallel.apply(*tensors, kernel_surrogate, want_membrane, want_last, launch)
+        outputs: tuple[Tensor, Tensor, Tensor] = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
+            *tensors, kernel_surrogate, want_membrane, want_last, launch
+        )
+        return outputs
     return ops.forward(
         *tensors,
         want_spikes=kernel_surrogate is not None,

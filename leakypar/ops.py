@@ -148,7 +148,8 @@ def plan(
 
 def _allow_tf32(tensor: Tensor) -> bool:
     # The layer stands in for nn.RNN, so it follows the switch that nn.RNN follows.
-    return tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    rnn: Any = torch.backends.cudnn.rnn  # its attributes are made at run time
+    return tensor.is_cuda and tensor.dtype == torch.float32 and rnn.fp32_precision == "tf32"
 
 
 def forward(
@@ -186,7 +187,7 @@ def forward(
         Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, last membrane `[N, H]` in the state dtype; an
         empty tensor for each that is not wanted.
     """
-    return _library.forward(
+    outputs: tuple[Tensor, Tensor, Tensor] = _library.forward(
         x,
         weight,
         bias_ih,
@@ -202,6 +203,7 @@ def forward(
         launch.scan_forward,
         launch.chunk_steps,
     )
+    return outputs
 
 
 def backward(
@@ -248,7 +250,7 @@ def backward(
     Returns:
         Seven tensors. Those of x and weight have the dtype of the membrane, the rest the state dtype.
     """
-    return _library.backward(
+    grads: tuple[Tensor, ...] = _library.backward(
         grad_spikes,
         grad_membrane,
         grad_last,
@@ -268,12 +270,12 @@ def backward(
         _allow_tf32(membrane),
         launch.scan_backward,
     )
+    return grads
 
 
 def register_shapes(namespace: str) -> None:
     """Registers the shape-only versions, by which torch.compile and meta tensors see the operators of a namespace."""
 
-    @torch.library.register_fake(f"{namespace}::forward")
     def forward_shapes(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         want_spikes, want_membrane, want_last = arguments[6:9]
         T, N = x.shape[:2]
@@ -284,7 +286,6 @@ def register_shapes(namespace: str) -> None:
             x.new_empty((N, H), dtype=state_dtype(x.dtype)) if want_last else x.new_empty(0),
         )
 
-    @torch.library.register_fake(f"{namespace}::backward")
     def backward_shapes(
         grad_spikes: Tensor | None,
         grad_membrane: Tensor | None,
@@ -313,6 +314,9 @@ def register_shapes(namespace: str) -> None:
             shaped(want_gain, *gain.shape),
             shaped(want_initial, N, H),
         )
+
+    torch.library.register_fake(f"{namespace}::forward", forward_shapes)
+    torch.library.register_fake(f"{namespace}::backward", backward_shapes)
 
 
 if _BUILT_FOR:

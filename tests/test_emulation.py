@@ -44,8 +44,7 @@ def runner(program: Path) -> Run:
         return subprocess.run(
             [program, *cases],
             env=outside | inside | {"LEAKYPAR_EMULATION_ORDER": order},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=120,
         )

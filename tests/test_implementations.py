@@ -48,7 +48,8 @@ def check_outputs(implementation: Implementation, problem: Problem, dtype: torch
     T, N, H = exact.shape
     assert spikes.dtype == membrane.dtype == dtype
     assert last.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert spikes.shape == membrane.shape == (T, N, H) and last.shape == (N, H)
+    assert spikes.shape == membrane.shape == (T, N, H)
+    assert last.shape == (N, H)
 
     margin = rounding_margin(problem, dtype, implementation.rounds_state)
     rounded = margin + torch.finfo(dtype).eps / 2 * exact.abs()
@@ -130,7 +131,8 @@ def check_gradients(
             plain = gradients(None, problem, dtype, cotangents, **options)
             allowed = {name: 4 * relative_error(plain[name], exact[name]) + 2e-6 for name in exact}
     for name, expected in exact.items():
-        assert ours[name].dtype == dtype and ours[name].shape == expected.shape
+        assert ours[name].dtype == dtype
+        assert ours[name].shape == expected.shape
         error = relative_error(ours[name], expected)
         assert error <= allowed[name], f"{name}: relative error {error:.2e}, allowed {allowed[name]:.2e}"
 
@@ -240,8 +242,10 @@ def test_a_nan_stays_visible(implementation: Implementation) -> None:
     problem.x.data[11, 1, 0] = math.nan
     moved = problem.to(torch.float32, implementation.device)
     _, membrane, last = implementation.run(**moved.arguments())
-    assert not bool(membrane[:, 0].isnan().any()) and not bool(membrane[:11].isnan().any())
-    assert bool(membrane[11:, 1].isnan().all()) and bool(last[1].isnan().all())
+    assert not bool(membrane[:, 0].isnan().any())
+    assert not bool(membrane[:11].isnan().any())
+    assert bool(membrane[11:, 1].isnan().all())
+    assert bool(last[1].isnan().all())
 
 
 def test_gradcheck_of_the_membrane(implementation: Implementation) -> None:

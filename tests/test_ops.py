@@ -136,7 +136,8 @@ def test_disabled_spikes_carry_no_gradient(fused_implementation: Implementation)
     problem = draw(9, 2, 3, 5, dtype=torch.float32).to(torch.float32, fused_implementation.device)
     arguments = problem.arguments() | {"gain": 2.0, "spike_grad": surrogate.disabled()}
     spikes, membrane = leakypar.leaky_parallel(**arguments, return_membrane=True)
-    assert not spikes.requires_grad and membrane.requires_grad
+    assert not spikes.requires_grad
+    assert membrane.requires_grad
 
 
 def test_autocast_decides_the_compute_dtype(fused_implementation: Implementation) -> None:
@@ -144,7 +145,8 @@ def test_autocast_decides_the_compute_dtype(fused_implementation: Implementation
     problem = draw(9, 2, 3, 5, dtype=torch.float32).to(torch.float32, device)
     with torch.autocast(device, dtype=torch.bfloat16):
         spikes, last = leakypar.leaky_parallel(**problem.arguments(), return_state=True)
-    assert spikes.dtype == torch.bfloat16 and last.dtype == torch.float32
+    assert spikes.dtype == torch.bfloat16
+    assert last.dtype == torch.float32
     spikes.sum().backward()
     assert all(tensor.grad.dtype == torch.float32 for tensor in problem.tensors().values())
 

@@ -114,7 +114,7 @@ class SpikingDigits:
         return self._encoded(torch.arange(len(self._labels), device=self._device), TEST_STREAM, 0)
 
     def _encoded(self, order: Tensor, stream: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, chosen in enumerate(order.split(self._batch_size)):
+        for number, chosen in enumerate(torch.split(order, self._batch_size)):
             generator = self._generator(self._device, stream, epoch, number)
             yield rate_code(self._intensity[chosen], STEPS, generator), self._labels[chosen]
 

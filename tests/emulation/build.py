@@ -96,8 +96,8 @@ def locked(folder: Path) -> Iterator[None]:
 def sanitizer_environment() -> dict[str, str]:
     """The environment in which an uninstrumented program may load a library built with `SANITIZERS`.
 
-    libstdc++ is preloaded too: AddressSanitizer looks for what throws exceptions when it starts, and the interpreter has
-    not loaded that yet. Leaks are not looked for: the interpreter's own would be found.
+    libstdc++ is preloaded too: AddressSanitizer looks for what throws exceptions when it starts, and the interpreter
+    has not loaded that yet. Leaks are not looked for: the interpreter's own would be found.
     """
     compiler = os.environ.get("CXX", "c++")
     libraries = []
