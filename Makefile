@@ -86,13 +86,9 @@ format: $(call needs,dev) ## Put every file into the house style
 ptxas: ## Compile every kernel for every architecture; print registers, fail on spills
 	$(PYTHON) -m tools.ptxas_report
 
-# The interpreter is not instrumented, so the sanitizers' runtime is preloaded; its leaks are not ours to report.
 .PHONY: asan
 asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer and UBSan
-	$(python) -c "from tests.emulation.build import build; build('address,undefined')"
-	LEAKYPAR_EMULATION_SANITIZE=address,undefined ASAN_OPTIONS=detect_leaks=0 \
-	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	  $(bin)/pytest $(TESTS) -k emulat $(PYTEST_ARGS)
+	$(python) -m tests.emulation.build --sanitize address,undefined -- $(bin)/pytest $(TESTS) -k emulat $(PYTEST_ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built (not the environment)

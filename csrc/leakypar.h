@@ -34,7 +34,7 @@ struct Parameter {
 template <typename Scalar>
 struct ScanForward {
   std::int64_t T, N, H;
-  const Scalar* u;  // [T, N, H]
+  const Scalar* u;  // [T, N, H]; may be the array that spikes or membrane is written to
   Parameter bias_ih, bias_hh;
   Parameter decay, threshold, gain;
   const State<Scalar>* initial;  // [N, H], or null for zeros

@@ -13,7 +13,8 @@ template <typename Scalar>
 struct ForwardTile {
   using Real = State<Scalar>;
 
-  Columns<Real> h;  // the carry
+  Columns<Real> h;         // the carry
+  Columns<Real> arriving;  // of one row
   Columns<Real> decay, bias, threshold;
   Columns<Scalar> gain;  // what a spike is worth, as the element that is written
 
@@ -28,14 +29,20 @@ struct ForwardTile {
   }
 };
 
-// One time step of a tile. u, spikes and membrane are rows of it; the flags say which of the outputs exist.
+// What arrives at a time step. It is taken before anything is written: u may be the row that an output is written to.
+template <typename Scalar>
+LEAKYPAR_ALWAYS_INLINE inline void arriving_row(ForwardTile<Scalar>& tile, std::int64_t width,
+                                                const Scalar* __restrict u) {
+  for (std::int64_t c = 0; c < width; ++c) tile.arriving[c] = to_state(u[c]) + tile.bias[c];
+}
+
+// One time step of a tile. spikes and membrane are rows of it; the flags say which of them exist.
 template <bool kSpikes, bool kMembrane, typename Scalar>
-LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::int64_t width,
-                                               const Scalar* __restrict u, Scalar* __restrict spikes,
+LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::int64_t width, Scalar* __restrict spikes,
                                                Scalar* __restrict membrane) {
   using Real = State<Scalar>;
   for (std::int64_t c = 0; c < width; ++c) {
-    const Real h = membrane_step(tile.decay[c], tile.h[c], to_state(u[c]) + tile.bias[c]);
+    const Real h = membrane_step(tile.decay[c], tile.h[c], tile.arriving[c]);
     tile.h[c] = h;
     if constexpr (kSpikes) spikes[c] = keep_if(spike(h - tile.threshold[c]), tile.gain[c]);
     if constexpr (kMembrane) membrane[c] = to_element<Scalar>(h);
@@ -52,8 +59,8 @@ void forward_rows(const ScanForward<Scalar>& args, Span span, std::int64_t begin
       with_flag(args.membrane != nullptr, [&](auto has_membrane) LEAKYPAR_ALWAYS_INLINE {
         for (std::int64_t t = begin; t < end; ++t) {
           const std::int64_t row = t * M + span.first;
-          forward_row<has_spikes(), has_membrane()>(tile, span.width, args.u + row,
-                                                    has_spikes() ? args.spikes + row : nullptr,
+          arriving_row(tile, span.width, args.u + row);
+          forward_row<has_spikes(), has_membrane()>(tile, span.width, has_spikes() ? args.spikes + row : nullptr,
                                                     has_membrane() ? args.membrane + row : nullptr);
         }
       });

@@ -68,12 +68,13 @@ def _raster(axes: Axes, spikes: Array, title: str, ylabel: str, colour: str, abo
 
 
 def _membranes(axes: Axes, seen: Trace) -> None:
-    # The busiest neurons say most about the threshold.
-    busiest = np.argsort(-seen.hidden.sum(0), kind="stable")[:SHOWN_NEURONS]
-    for neuron in busiest:
+    # Those that spike about half the time cross the threshold most.
+    crossing = np.argsort(np.abs(seen.hidden.mean(0) - 0.5), kind="stable")[:SHOWN_NEURONS]
+    for neuron in crossing:
         axes.plot(seen.membrane[:, neuron], linewidth=1.4, label=f"neuron {neuron}")
     axes.axhline(seen.threshold, color=INK, linestyle="--", linewidth=1, label="threshold")
     axes.set(title="Membrane of hidden neurons", xlabel="time step", xlim=(-0.5, len(seen.membrane) - 0.5))
+    axes.margins(y=0.2)  # room for the legend
     axes.legend(frameon=False, fontsize=7, ncols=SHOWN_NEURONS + 1, loc="upper left")
 
 
