@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks.shapes import QUICK, SHAPES, Shape, parse_shape
 from benchmarks.show import show
 
 RESULTS = ROOT / "benchmarks" / "results"
+BUSY = 0.5  # of the processors
 IMPLEMENTATIONS_HELP = "such as 'nn.RNN,leakypar fused (lane)'; default: all but 'leakypar rnn'"
 
 
@@ -54,12 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     output = options.output or RESULTS / f"{stable_name(device)}{_suffix(options)}.csv"
 
+    environment = describe(device)
+    processors = os.cpu_count() or 1
+    if environment.load > BUSY * processors:
+        load = f"a load of {environment.load:.1f} on {processors} processors"
+        print(f"warning: {load}; times will be those of a busy machine", file=sys.stderr)
+
     writer = Writer(output)
     rows: list[Row] = []
     cases = len(settings.shapes) * len(settings.dtypes) * len(settings.inputs) * len(settings.passes)
     with tqdm(total=cases, unit="case", disable=True if options.no_progress else None, file=sys.stderr) as bar:
         bar.set_description("measuring the ceilings")
-        for case in run(settings, describe(device), bar.set_description):
+        for case in run(settings, environment, bar.set_description):
             writer.write(case)
             rows += case
             bar.update()

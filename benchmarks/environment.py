@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Environment:
-    """The columns that are the same in every row of a run."""
+    """The columns that are the same in every row of a run; ``load`` is the system's average over the last minute."""
 
     device_type: str
     device: str
@@ -29,6 +30,7 @@ class Environment:
     leakypar: str
     commit: str
     threads: int
+    load: float
 
 
 def describe(device: torch.device) -> Environment:
@@ -43,6 +45,7 @@ def describe(device: torch.device) -> Environment:
         leakypar=leakypar.__version__,
         commit=_commit(),
         threads=torch.get_num_threads(),
+        load=round(os.getloadavg()[0], 2),
     )
 
 

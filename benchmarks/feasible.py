@@ -1,22 +1,23 @@
-"""Whether a case fits a machine, asked before anything of it is allocated."""
+"""Whether a case fits a machine, asked before it is made."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
-from benchmarks.bounds import Ceilings
-from benchmarks.problem import DTYPES, set_bytes, set_count
+from benchmarks.implementations.rnn import RNN
+from benchmarks.problem import DTYPES, make_problem, set_bytes, set_count
 from benchmarks.shapes import Shape
+from benchmarks.timing import clock_for
 
 USABLE_MEMORY = 0.8
-HOST_SECONDS_PER_STEP = 40e-6  # what nn.RNN spends on a time step besides arithmetic, on a CPU
+PROBED_STEPS = 8
+PROBES = 5
 
 
-def unfit(
-    shape: Shape, dtype: str, pass_: str, device: torch.device, ceilings: Ceilings, *, call_limit: float
-) -> str | None:
+def unfit(shape: Shape, dtype: str, pass_: str, device: torch.device, *, call_limit: float) -> str | None:
     """Says why a case does not fit, or None when it does.
 
     Args:
@@ -24,23 +25,32 @@ def unfit(
         dtype: A name of :data:`~benchmarks.problem.DTYPES`.
         pass_: ``"forward"`` or ``"training"``.
         device: Where it would run.
-        ceilings: The device's measured rates.
         call_limit: The most seconds that one call may take.
     """
     need, available = memory_estimate(shape, dtype, pass_), available_memory(device)
     if need > USABLE_MEMORY * available:
         return f"needs an estimated {need / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB free"
-    seconds = seconds_estimate(shape, pass_, device, ceilings)
+    seconds = seconds_estimate(shape, dtype, pass_, device)
     if seconds > call_limit:
         return f"an estimated {seconds:.1f} s a call for nn.RNN, over the limit of {call_limit:g} s"
     return None
 
 
-def seconds_estimate(shape: Shape, pass_: str, device: torch.device, ceilings: Ceilings) -> float:
-    """Seconds that a call of nn.RNN takes: its two products at the matrix rate, three times over when training."""
-    operations = 2 * shape.rows * shape.H * (shape.C + shape.H)
-    host = HOST_SECONDS_PER_STEP * shape.T if device.type == "cpu" else 0.0
-    return (operations / ceilings.matrix + host) * (3 if pass_ == "training" else 1)
+def seconds_estimate(shape: Shape, dtype: str, pass_: str, device: torch.device) -> float:
+    """Seconds that a call of nn.RNN, the slowest, takes: a few time steps are timed. Its cost is linear in them."""
+    steps = min(shape.T, PROBED_STEPS)
+    problem = make_problem(dataclasses.replace(shape, T=steps), dtype, "spikes", device)
+    layer, inputs = RNN().build(problem), problem.sets[0]
+
+    def call() -> None:
+        if pass_ == "training":
+            torch.autograd.backward(layer(inputs.x), inputs.grad_spikes)
+        else:
+            with torch.no_grad():
+                layer(inputs.x)
+
+    clock = clock_for(device)
+    return min(clock.time(call).device for _ in range(PROBES)) * shape.T / steps
 
 
 def memory_estimate(shape: Shape, dtype: str, pass_: str) -> int:

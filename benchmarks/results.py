@@ -31,6 +31,7 @@ class Row:
     leakypar: str
     commit: str
     threads: int
+    load: float  # processes that ran or waited, on average over the minute before the run
     tf32: str  # "on" or "off" for float32 on a GPU, else "n/a"
     dtype: str
     shape: str

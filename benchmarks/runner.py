@@ -108,7 +108,7 @@ class Case:
 
     def run(self) -> list[Row]:
         device = self.settings.device
-        reason = unfit(self.shape, self.dtype, self.pass_, device, self.ceilings, call_limit=self.settings.call_limit)
+        reason = unfit(self.shape, self.dtype, self.pass_, device, call_limit=self.settings.call_limit)
         if reason is not None:
             return self.rows_skipped(reason)
         problem = make_problem(self.shape, self.dtype, self.kind, device, learn_decay=self.settings.learn_decay)

@@ -32,7 +32,6 @@ from benchmarks.timing import HostClock, Reading, summarize
 
 CPU = torch.device("cpu")
 TINY = Shape("tiny", 40, 4, 24, 16)
-SLOW_MACHINE = Ceilings(copy=1e9, matrix=1e9)
 
 
 @pytest.fixture(autouse=True)
@@ -336,11 +335,10 @@ def test_tf32_is_the_same_for_everyone() -> None:
 
 
 def test_what_does_not_fit_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = feasible.unfit(SHAPES["square"], "float32", "forward", CPU, SLOW_MACHINE, call_limit=10)
+    assert feasible.unfit(TINY, "float32", "training", CPU, call_limit=60) is None
+    reason = feasible.unfit(TINY, "float32", "training", CPU, call_limit=1e-9)
     assert reason is not None
-    assert f"{feasible.seconds_estimate(SHAPES['square'], 'forward', CPU, SLOW_MACHINE):.1f} s a call" in reason
-    assert feasible.seconds_estimate(SHAPES["square"], "forward", CPU, SLOW_MACHINE) >= 2 * 128 * 64 * 2048 * 4096 / 1e9
-    assert feasible.unfit(TINY, "float32", "training", CPU, SLOW_MACHINE, call_limit=10) is None
+    assert "s a call for nn.RNN, over the limit of 1e-09 s" in reason
 
     monkeypatch.setattr(feasible, "available_memory", lambda device: 1 << 16)
     rows = run_case(RNN(), Linear())

@@ -26,7 +26,7 @@ CORRECT = [
     *["exchange", "exchange-in-warp", "reduce", "rotate"],
     *["device-read", "device-write", "shared-read", "shared-unwritten", "vector-access"],
     *["shuffles", "votes", "divergence", "early-return"],
-    *["look-back", "hand-over", "publish"],
+    *["look-back", "hand-over", "publish", "publish-by-warp"],
     *["indices", "threads", "limits"],
 ]
 

@@ -5,7 +5,7 @@
 // Mapping. Neighbouring channels are neighbouring lanes, and a lane owns a vector of them.
 //   lane:  a thread walks all T steps of 16 bytes of channels; 128 threads a block. A ring of lane_depth loads runs
 //          ahead of the walk, for the memory's latency.
-//   split: a block of W <= 16 warps owns 32 vectors of four channels and 8 W steps, 8 a thread, all loaded before the
+//   split: a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps, 8 a thread, all loaded before the
 //          first is used; a thread composes its steps to one clamp-affine map, look_back.cuh turns maps into carries,
 //          and the thread replays its steps from its carry. u is read once.
 //

@@ -71,7 +71,8 @@ void start(Launch& launch, Block& block, std::int64_t rank) {
   for (Warp& warp : block.warps) warp.live = warp.ready = warp.exist;
 }
 
-// Runs each lane that can run, once.
+// Runs each lane that can run, once, or as many of them as the order lets it: others may see what those did while the
+// rest have not begun.
 void sweep(Launch& launch, Block& block, Warp& warp) {
   std::array<int, kWarpLanes> numbers;
   int count = 0;
@@ -79,6 +80,7 @@ void sweep(Launch& launch, Block& block, Warp& warp) {
   const std::span lanes(numbers.data(), count);
   launch.order.arrange(lanes);
   for (const int number : lanes) {
+    if (!launch.order.persists()) return;
     Lane& lane = warp.lanes[number];
     warp.ready &= ~(1u << number);
     threadIdx = lane.thread;

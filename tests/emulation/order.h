@@ -26,7 +26,7 @@ class Order {
     for (std::size_t left = items.size(); left > 1; --left) std::swap(items[draw(left)], items[left - 1]);
   }
 
-  // Whether to go on with the same warp or block while it can run: always, but in a random order.
+  // Whether to go on with the same lanes, warp or block while they can run: always, but in a random order.
   bool persists() { return kind_ != Kind::random || draw(4) != 0; }
 
   // How many atomics and fences a thread gets through before it steps aside: many, but in a random order.

@@ -47,6 +47,21 @@ __global__ void publish(volatile unsigned* flag, volatile unsigned* value, unsig
   }
 }
 
+// A warp of block 0 hands 32 values to block 1: each lane stores and fences its own, lane 0 raises the flag for all. Where
+// the lanes do not meet before that, some have yet to store.
+template <bool Meet>
+__global__ void publish_by_warp(volatile unsigned* flag, volatile unsigned* values, unsigned* out) {
+  if (blockIdx.x == 0) {
+    values[threadIdx.x] = 1;
+    __threadfence();
+    if constexpr (Meet) __syncwarp();
+    if (threadIdx.x == 0) *flag = 1;
+  } else {
+    while (*flag == 0) __nanosleep(32);
+    out[threadIdx.x] = values[threadIdx.x];
+  }
+}
+
 template <bool Ticket>
 void run_chain() {
   constexpr int blocks = 300;
@@ -70,9 +85,21 @@ void run_publish() {
   out.print();
 }
 
+template <bool Meet>
+void run_publish_by_warp() {
+  planted::Array<unsigned> flag(1), values(32), out(32);
+  planted::launch(publish_by_warp<Meet>, 2, 32, 0, flag.data(), values.data(), out.data());
+  out.print();
+}
+
 const planted::Register registered[] = {
-    {"look-back", run_chain<true>}, {"look-back-without-ticket", run_chain<false>}, {"hand-over", run_hand_over},
-    {"publish", run_publish<true>}, {"publish-flag-first", run_publish<false>},
+    {"look-back", run_chain<true>},
+    {"look-back-without-ticket", run_chain<false>},
+    {"hand-over", run_hand_over},
+    {"publish", run_publish<true>},
+    {"publish-flag-first", run_publish<false>},
+    {"publish-by-warp", run_publish_by_warp<true>},
+    {"publish-by-warp-without-meeting", run_publish_by_warp<false>},
 };
 
 }  // namespace
