@@ -102,6 +102,11 @@ def test_a_flag_raised_too_early_changes_the_bits(plain: Run) -> None:
     assert found == {"00000000", "07000000"}
 
 
+def test_a_flag_raised_for_a_warp_that_has_not_met_changes_the_bits(plain: Run) -> None:
+    case = "publish-by-warp-without-meeting"
+    assert len({bits(plain(case, order=f"random:{seed}"))[case] for seed in range(16)}) > 1
+
+
 def test_an_order_is_what_it_says_and_the_same_every_time(harness: Run) -> None:
     def numbers(order: str) -> list[int]:
         data = bytes.fromhex(bits(harness("order", order=order, resident=1))["order"])

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
-from numpy.typing import NDArray
 
 from .trace import Array, Trace
 from .training import Result
 
-INK, FAINT = "#1f2430", "#9aa1ad"
-INPUT, HIDDEN, OUTPUT, THRESHOLD = "#3b6fb6", "#2a8f85", "#d8702f", "#c0392b"
-CURVES = ("#f0b94d", "#7b5ea7", "#1f2430")
+INK = "#1f2430"
+FAINT = "#9aa1ad"
+INPUT, HIDDEN, OUTPUT = "#3b6fb6", "#2a9d8f", "#e07a3f"
+LAYERS = ("#d8a03c", "#7b5ea7", "#1f2430")
 
-STYLE = {
+STYLE: Any = {  # matplotlib types its keys one by one
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -33,62 +32,55 @@ STYLE = {
     "ytick.color": INK,
 }
 
-MEMBRANES = 4
+SHOWN_NEURONS = 4
+"""Hidden neurons whose membrane is drawn."""
 
 
-def draw(trace: Trace, results: Sequence[Result], path: Path) -> None:
-    """Writes the picture, in the format that the name of the file asks for."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(14, 8.2))
-        figure.suptitle(
-            f"A digit on its way through a spiking network: it is a {trace.label}, and is read as a {trace.prediction}",
-            x=0.04,
-            ha="left",
-            fontsize=15,
-            fontweight="bold",
+def draw(seen: Trace, results: Sequence[Result], output: Path) -> None:
+    """Writes the picture.
+
+    Args:
+        seen: one digit on its way through the network.
+        results: of every implementation, for their loss.
+        output: the file; its ending says the format.
+    """
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(12, 8), layout="constrained")
+        panels = figure.subplot_mosaic(
+            [["digit", "pixels", "pixels"], ["loss", "hidden", "hidden"], ["loss", "membrane", "membrane"]],
+            width_ratios=[1, 1, 1],
         )
-        top = GridSpec(1, 4, figure, 0.04, 0.545, 0.975, 0.88, wspace=0.24, width_ratios=(0.85, 1.25, 1.25, 1.05))
-        bottom = GridSpec(1, 2, figure, 0.04, 0.07, 0.975, 0.445, wspace=0.12, width_ratios=(1.12, 1))
-        _digit(figure.add_subplot(top[0]), trace)
-        _raster(figure.add_subplot(top[1]), trace.pixels, "784 pixels: input spikes", INPUT)
-        _raster(figure.add_subplot(top[2]), trace.hidden, f"{trace.hidden.shape[1]} hidden neurons", HIDDEN)
-        _output(figure.add_subplot(top[3]), trace)
-        _membranes(figure, bottom[0].subgridspec(2, 2, hspace=0.42, wspace=0.13), trace)
-        _losses(figure.add_subplot(bottom[1]), results)
-        figure.savefig(path, dpi=150, facecolor="white")
+        panels["digit"].imshow(seen.image, cmap="gray_r")
+        panels["digit"].set(title=f"A {seen.label}, read as {seen.prediction}", xticks=[], yticks=[])
+        _raster(panels["pixels"], seen.pixels, "Input spikes", "pixel", INPUT)
+        _raster(panels["hidden"], seen.hidden, "Hidden and output spikes", "neuron", HIDDEN)
+        _raster(panels["hidden"], seen.output, "Hidden and output spikes", "neuron", OUTPUT, seen.hidden.shape[1] + 4)
+        _membranes(panels["membrane"], seen)
+        _losses(panels["loss"], results)
+        figure.savefig(output, dpi=150)
+        plt.close(figure)
 
 
-def _digit(axes: Axes, trace: Trace) -> None:
-    axes.set_title("The digit")
-    axes.imshow(trace.image, cmap="gray_r", interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(True)
+def _raster(axes: Axes, spikes: Array, title: str, ylabel: str, colour: str, above: int = 0) -> None:
+    steps, neurons = np.nonzero(spikes)
+    axes.scatter(steps, neurons + above, s=6, marker="|", color=colour, linewidths=1.2)
+    axes.set(title=title, xlabel="time step", ylabel=ylabel, xlim=(-0.5, len(spikes) - 0.5))
 
 
-def _raster(axes: Axes, spikes: Array, title: str, color: str) -> None:
-    """A mark for every spike, as wide as its time step and at least as high as a line."""
-    steps, neurons = spikes.shape
-    axes.set_title(title)
-    time, neuron = np.nonzero(spikes)
-    axes.hlines(neuron, time + 0.5, time + 1.5, colors=color, linewidths=max(0.5, 150 / neurons))
-    axes.set(xlim=(0.5, steps + 0.5), ylim=(neurons - 0.5, -0.5), xlabel="time step", xticks=_steps(steps))
+def _membranes(axes: Axes, seen: Trace) -> None:
+    # Those that spike about half the time cross the threshold most.
+    crossing = np.argsort(np.abs(seen.hidden.mean(0) - 0.5), kind="stable")[:SHOWN_NEURONS]
+    for neuron in crossing:
+        axes.plot(seen.membrane[:, neuron], linewidth=1.4, label=f"neuron {neuron}")
+    axes.axhline(seen.threshold, color=INK, linestyle="--", linewidth=1, label="threshold")
+    axes.set(title="Membrane of hidden neurons", xlabel="time step", xlim=(-0.5, len(seen.membrane) - 0.5))
+    axes.margins(y=0.2)  # room for the legend
+    axes.legend(frameon=False, fontsize=7, ncols=SHOWN_NEURONS + 1, loc="upper left")
 
 
-def _output(axes: Axes, trace: Trace) -> None:
-    """The spikes of the ten classes, and at the right how many there were of each."""
-    steps, classes = trace.output.shape
-    _raster(axes, trace.output, "10 output neurons", FAINT)
-    axes.collections[0].remove()
-    for neuron, spikes in enumerate(trace.output.T):
-        color = OUTPUT if neuron == trace.prediction else FAINT
-        axes.hlines(np.full(int(np.count_nonzero(spikes)), neuron), *_spans(spikes), colors=color, linewidths=9)
-        axes.text(
-            steps + 1.2,
-            neuron,
-            f"{np.count_nonzero(spikes)}",
-            va="center",
-            color=color if neuron == trace.prediction else INK,
-            fontweight="bold" if neuron == trace.prediction else "normal",
-        )
-    axes.text(steps + 1.2, -1.05, "count", va="center", fontsize=8)
-    axes.set_yticks(range(classes))
+def _losses(axes: Axes, results: Sequence[Result]) -> None:
+    # Thinner lines over thicker ones: where the curves agree, all of them can be seen.
+    for place, (result, colour) in enumerate(zip(results, LAYERS, strict=False)):
+        axes.plot(result.losses, color=colour, linewidth=5 - 2 * place, label=result.name)
+    axes.set(title="Loss", xlabel="training step", ylabel="cross-entropy", yscale="log")
+    axes.legend(frameon=False)

@@ -149,7 +149,12 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, Kernel kernel) {
     if (running.empty()) return;
     launch.order.arrange(std::span(running));
     for (Block* next : running) {
-      if (launch.order.persists()) take_turn(launch, *next);
+      if (next->absence > 0) {
+        --next->absence;
+        continue;
+      }
+      take_turn(launch, *next);
+      next->absence = launch.order.absence();
     }
   }
 }

@@ -26,8 +26,15 @@ class Order {
     for (std::size_t left = items.size(); left > 1; --left) std::swap(items[draw(left)], items[left - 1]);
   }
 
-  // Whether to go on with the same lanes, warp or block while they can run: always, but in a random order.
+  // Whether to go on with the same lanes or warp while they can run: always, but in a random order.
   bool persists() { return kind_ != Kind::random || draw(4) != 0; }
+
+  // How many turns a block now sits out: none, but in a random order, where a few are long enough for other blocks to
+  // pass many barriers meanwhile.
+  int absence() {
+    const bool present = kind_ != Kind::random || draw(8) != 0;
+    return present ? 0 : static_cast<int>(draw(std::uint64_t{1} << draw(10)));
+  }
 
   // How many atomics and fences a thread gets through before it steps aside: many, but in a random order.
   int patience() { return kind_ != Kind::random ? 1000 : static_cast<int>(draw(4)); }

@@ -45,6 +45,7 @@ struct Block {
   std::vector<Lane> lanes;  // [threads]
   std::vector<Warp> warps;
   std::vector<Warp*> turn;       // the warps in the order of this turn
+  int absence = 0;               // turns to sit out
   int live = 0;                  // threads that have not returned
   int at_barrier = 0;            // of those, how many wait at __syncthreads,
   std::source_location barrier;  // which is here
