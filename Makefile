@@ -51,6 +51,10 @@ test: $(call needs,test) ## Run every test
 bench: $(call needs,bench) ## Measure against nn.RNN and nn.Linear, as a table and a CSV
 	$(python) -m benchmarks $(BENCH_ARGS)
 
+.PHONY: readme
+readme: $(call needs,bench) ## Rewrite the README's tables from benchmarks/results/
+	$(python) -m benchmarks.table
+
 .PHONY: gpu
 gpu: $(call needs,test bench) ## Test, sanitize and measure on this machine's GPU; results go to $OUT or results/
 	$(python) -m benchmarks.gpu $(GPU_ARGS)
