@@ -31,13 +31,15 @@ struct Parameter {
   std::int64_t stride;  // in elements
 };
 
-template <typename Scalar>
+// Projected is the element type that the products leave u in, and take its gradient in: on the CPU the state type, since
+// few CPUs multiply 16-bit matrices at speed.
+template <typename Scalar, typename Projected = Scalar>
 struct ScanForward {
   std::int64_t T, N, H;
-  const Scalar* u;  // [T, N, H]; may be the array that spikes or membrane is written to
+  const Projected* u;  // [T, N, H]; may be the array that spikes or membrane is written to
   Parameter bias_ih, bias_hh;
   Parameter decay, threshold, gain;
-  const State<Scalar>* initial;  // [N, H], or null for zeros
+  const State<Scalar>* initial;  // [N, H], or null for zeros; may be the array that last is written to
   Scalar* spikes;                // [T, N, H], or null
   Scalar* membrane;              // [T, N, H], or null
   State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
@@ -51,7 +53,7 @@ struct ScanForward {
 //
 //   sum_bias = sum d_u[t]                              sum_decay = sum d_u[t] h_{t-1}
 //   sum_threshold = -sum dL/dS_t gain surrogate'(v)    sum_gain = sum dL/dS_t 1[v > 0]
-template <typename Scalar>
+template <typename Scalar, typename Projected = Scalar>
 struct ScanBackward {
   std::int64_t T, N, H;
   const Scalar* grad_spikes;       // [T, N, H], or null
@@ -61,10 +63,10 @@ struct ScanBackward {
   const State<Scalar>* initial;    // [N, H], or null for zeros
   Parameter decay, threshold, gain;
   Surrogate surrogate;
-  Scalar* grad_u;               // [T, N, H]
-  State<Scalar>* grad_initial;  // [N, H], or null: r_0
-  // Partial sums, each [time_chunks, N, H] or null where no gradient needs it. The CPU and the lane scan leave one
-  // time chunk; the split scan leaves SplitShape::chunks(T).
+  Projected* grad_u;            // [T, N, H]
+  State<Scalar>* grad_initial;  // [N, H], or null: r_0; may be the array that grad_last is read from
+  // Partial sums, each [time_chunks, N, H] or null where no gradient needs it; what they hold is added to, so that a
+  // sequence can be taken in pieces. The CPU and the lane scan have one time chunk, the split scan SplitShape::chunks(T).
   State<Scalar>* sum_bias;
   State<Scalar>* sum_decay;
   State<Scalar>* sum_threshold;
@@ -78,10 +80,10 @@ using ParallelFor = std::function<void(std::int64_t count, std::int64_t grain,
                                        const std::function<void(std::int64_t, std::int64_t)>& body)>;
 
 template <typename Scalar>
-void scan_forward(const ScanForward<Scalar>& args, const ParallelFor& parallel_for);
+void scan_forward(const ScanForward<Scalar, State<Scalar>>& args, const ParallelFor& parallel_for);
 
 template <typename Scalar>
-void scan_backward(const ScanBackward<Scalar>& args, const ParallelFor& parallel_for);
+void scan_backward(const ScanBackward<Scalar, State<Scalar>>& args, const ParallelFor& parallel_for);
 
 }  // namespace cpu
 

@@ -44,7 +44,8 @@ struct Problem {
 struct Plan {
   Scan scan_forward;
   Scan scan_backward;
-  std::int64_t chunk_steps;  // time steps projected at a time
+  std::int64_t chunk_steps;           // time steps that the forward projects at a time
+  std::int64_t backward_chunk_steps;  // time steps that the backward scans and multiplies at a time
 };
 
 // A multiprocessor of an H100 needs about 16 KiB of loads in flight to draw its share of the memory's bandwidth
@@ -60,19 +61,28 @@ inline Scan choose_scan(const Problem& problem, const DeviceFacts& device) {
   return lanes_fill_the_chip || too_short_to_split ? Scan::lane : Scan::split;
 }
 
-// Half the cache for the projection of one chunk: the other half holds the weights, the inputs that stream past and
-// what is being written. Chunks are made equal, so that the last one is not a sliver.
-inline std::int64_t choose_chunk_steps(const Problem& problem, const DeviceFacts& device) {
+// The time steps of a chunk that holds at most so many bytes of [N, H] rows. Chunks are made equal, so that the last one
+// is not a sliver.
+inline std::int64_t steps_within(std::int64_t bytes, const Problem& problem) {
   const std::int64_t T = std::max<std::int64_t>(problem.T, 1);
   const std::int64_t row_bytes = std::max<std::int64_t>(problem.N * problem.H * problem.element_bytes, 1);
-  const std::int64_t fitting = std::clamp<std::int64_t>(device.cache_bytes / 2 / row_bytes, 1, T);
+  const std::int64_t fitting = std::clamp<std::int64_t>(bytes / row_bytes, 1, T);
   const std::int64_t chunks = (T + fitting - 1) / fitting;
   return (T + chunks - 1) / chunks;
 }
 
+// Half the cache for the projection of one chunk: the other half holds the weights, the inputs that stream past and
+// what is being written. A GPU's backward takes the sequence whole: two large products are worth more there than a
+// gradient that is read from the cache.
 inline Plan make_plan(const Problem& problem, const DeviceFacts& device) {
   const Scan scan = choose_scan(problem, device);
-  return {scan, scan, choose_chunk_steps(problem, device)};
+  const std::int64_t steps = steps_within(device.cache_bytes / 2, problem);
+  const bool is_cpu = device.multiprocessors == 0;
+  return {scan, scan, steps, is_cpu ? steps : std::max<std::int64_t>(problem.T, 1)};
 }
+
+// Time steps between the carries that training keeps where its backward recomputes the membrane: it holds a sixteenth
+// of the membrane's bytes at most (a carry is float32 also for 16-bit elements), and long sequences keep 64 carries.
+inline std::int64_t recompute_steps(std::int64_t T) { return std::max<std::int64_t>(32, T / 64); }
 
 }  // namespace leakypar

@@ -44,9 +44,10 @@ class _LeakyParallel(torch.autograd.Function):
         kernel_surrogate: tuple[int, float, float] | None,
         want_membrane: bool,
         want_last: bool,
+        recompute: bool,
         launch: ops.Launch,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        spikes, membrane, last = ops.forward(
+        spikes, membrane, carries, last = ops.forward(
             x,
             weight,
             bias_ih,
@@ -56,14 +57,24 @@ class _LeakyParallel(torch.autograd.Function):
             gain,
             initial,
             want_spikes=kernel_surrogate is not None,
-            want_membrane=True,  # the backward scan reads it
+            want_membrane=want_membrane or not recompute,  # the backward scan reads it
+            want_carries=recompute,
             want_last=want_last,
             launch=launch,
         )
         needs = ctx.needs_input_grad
         # What a gradient does not need is not kept alive for it.
         ctx.save_for_backward(
-            x if needs[1] else None, weight if needs[0] else None, decay, threshold, gain, initial, membrane
+            x if needs[1] or recompute else None,
+            weight if needs[0] or recompute else None,
+            bias_ih if recompute else None,
+            bias_hh if recompute else None,
+            decay,
+            threshold,
+            gain,
+            initial,
+            None if recompute else membrane,
+            carries if recompute else None,
         )
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in (bias_ih, bias_hh)]
         ctx.kernel_surrogate = kernel_surrogate
@@ -86,13 +97,13 @@ class _LeakyParallel(torch.autograd.Function):
             grads = _NoSecondDerivative.apply(  # type: ignore[no-untyped-call]
                 torch.zeros((), requires_grad=True), *grads
             )
-        return (*grads, *(None,) * 4)
+        return (*grads, *(None,) * 5)
 
     @staticmethod
     def gradients(
         ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, weight, decay, threshold, gain, initial, membrane = ctx.saved_tensors
+        x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, membrane, carries = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad_spikes is None and grad_membrane is None and grad_last is None:
             return (None,) * 8
@@ -101,13 +112,18 @@ class _LeakyParallel(torch.autograd.Function):
             grad_membrane,
             grad_last,
             membrane,
+            carries,
             x,
             weight,
+            bias_ih,
+            bias_hh,
             decay,
             threshold,
             gain,
             initial,
             ctx.kernel_surrogate or (surrogate.disabled().kind, 0.0, 0.0),
+            want_x=needs[0],
+            want_weight=needs[1],
             want_bias=needs[2] or needs[3],
             want_decay=needs[4],
             want_threshold=needs[5],
@@ -142,6 +158,7 @@ def leaky_parallel(
     dropout: float = 0.0,
     return_membrane: bool = False,
     return_state: bool = False,
+    recompute: bool = False,
     plan: ops.Plan | ops.Scan | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""A layer of leaky integrate-and-fire neurons over a whole sequence, on the fused kernels.
@@ -170,6 +187,9 @@ def leaky_parallel(
             1 / (1 - p). The recurrence does not see it. Above 0, the spike runs in PyTorch.
         return_membrane: also return the membrane of every step, before dropout.
         return_state: also return the membrane after the last step, to continue from.
+        recompute: keep for the backward only what the membrane is rebuilt from, a carry every
+            `leakypar.ops.recompute_steps(T)` steps: a sixteenth of the membrane's memory at most, for one more product
+            of input and weights. The spike must run in the kernels.
         plan: "lane" or "split" to force the scans, a `leakypar.Plan` to force everything, None to let sizes decide.
 
     Returns:
@@ -179,7 +199,8 @@ def leaky_parallel(
     Raises:
         RuntimeError: the kernels were not built for the device of `x`; or a second derivative is asked for.
         TypeError: an argument is not of a type named above.
-        ValueError: a shape, dtype, device or number does not fit.
+        ValueError: a shape, dtype, device or number does not fit; or `recompute` is asked for where the spike runs in
+            PyTorch, which keeps the membrane.
     """
     validation.check_input(x, weight)
     H = weight.shape[0]
@@ -192,6 +213,7 @@ def leaky_parallel(
     validation.check_per_neuron("gain", gain, H, x)
     validation.check_initial_membrane(initial_membrane, x, H, dtype)
     validation.check_probability("dropout", dropout)
+    validation.check_flag("recompute", recompute)
     spike = surrogate.resolve(spike_grad)
     launch = ops.launch(plan)
     if not ops.is_available(x.device.type):
@@ -208,11 +230,17 @@ def leaky_parallel(
     if dropout == 0 and isinstance(spike, surrogate.SurrogateGradient) and spike.kind is not None:
         kernel_surrogate = (spike.kind, *spike.parameters)
     in_kernel = kernel_surrogate is not None
+    if recompute and not in_kernel:
+        raise ValueError(
+            "recompute must be False where the spike runs in PyTorch, which keeps the membrane: "
+            f"got recompute=True with spike_grad={spike!r} and dropout={dropout}"
+        )
     spikes, membrane, last = _run(
         (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial_membrane),
         kernel_surrogate,
         return_membrane or not in_kernel,
         return_state,
+        recompute,
         launch,
     )
     if not in_kernel:
@@ -231,21 +259,24 @@ def _run(
     kernel_surrogate: tuple[int, float, float] | None,
     want_membrane: bool,
     want_last: bool,
+    recompute: bool,
     launch: ops.Launch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         outputs: tuple[Tensor, Tensor, Tensor] = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
-            *tensors, kernel_surrogate, want_membrane, want_last, launch
+            *tensors, kernel_surrogate, want_membrane, want_last, recompute, launch
         )
         return outputs
-    return ops.forward(
+    spikes, membrane, _, last = ops.forward(
         *tensors,
         want_spikes=kernel_surrogate is not None,
         want_membrane=want_membrane,
+        want_carries=False,
         want_last=want_last,
         launch=launch,
     )
+    return spikes, membrane, last
 
 
 def _tensor(value: Tensor | float, like: Tensor) -> Tensor:

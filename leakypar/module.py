@@ -66,6 +66,9 @@ class LeakyParallel(nn.Module):
 
         plan: launch plan to force on the fused kernels: `"lane"`, `"split"` or a `leakypar.Plan`. None lets them
             choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
+        recompute: let training keep a sixteenth of the membrane's memory at most, and rebuild the membrane in the
+            backward, for one more product of input and weights. Only the fused kernels can, and the spike must run in
+            them.
 
     Attributes:
         rnn: holds `weight_ih_l0` `[H, C]`, `weight_hh_l0` `[H, H]`, `bias_ih_l0` and `bias_hh_l0` `[H]` or None.
@@ -77,7 +80,7 @@ class LeakyParallel(nn.Module):
     Raises:
         TypeError: an argument is not of a type above.
         ValueError: an argument is out of range, NaN or of the wrong length; or contradicts another: `backend="fused"`
-            has no dense recurrent matrix, `backend="rnn"` no plan.
+            has no dense recurrent matrix, `backend="rnn"` no plan and no recomputation.
 
     Examples:
         >>> layer = LeakyParallel(input_size=784, hidden_size=128, beta=0.5)
@@ -110,6 +113,7 @@ class LeakyParallel(nn.Module):
         *,
         backend: str = "auto",
         plan: ops.Plan | ops.Scan | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.input_size = validation.check_size("input_size", input_size)
@@ -120,15 +124,19 @@ class LeakyParallel(nn.Module):
         self.weight_hh_enable = validation.check_flag("weight_hh_enable", weight_hh_enable)
         self.backend = validation.check_backend("backend", backend)
         self.plan = plan
+        self.recompute = validation.check_flag("recompute", recompute)
         validation.check_flag("bias", bias)
         validation.check_flag("learn_beta", learn_beta)
         validation.check_flag("learn_threshold", learn_threshold)
         validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor)
         validation.check_dtype(dtype)
         ops.launch(plan)
-        if plan is not None and (backend == "rnn" or weight_hh_enable):
+        if backend == "rnn" or weight_hh_enable:
             given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"
-            raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {plan!r}")
+            if plan is not None:
+                raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {plan!r}")
+            if recompute:
+                raise ValueError(f"recompute must be False with {given}, which runs nn.RNN, got True")
         _preference(backend, weight_hh_enable)
 
         self.rnn = RecurrentParameters(input_size, hidden_size, bias, device, dtype)
@@ -203,7 +211,7 @@ class LeakyParallel(nn.Module):
         run = rnn.leaky_parallel
         if _runs_fused(self.backend, weights.weight_ih_l0.device.type, dense):
             run = functional.leaky_parallel
-            options["plan"] = self.plan
+            options |= {"plan": self.plan, "recompute": self.recompute}
         return run(
             x,
             weights.weight_ih_l0,
@@ -229,6 +237,7 @@ class LeakyParallel(nn.Module):
             "weight_hh_enable": (self.weight_hh_enable, False),
             "backend": (self.backend, "auto"),
             "plan": (self.plan, None),
+            "recompute": (self.recompute, False),
         }
         shown = [f"{name}={value}" for name, (value, default) in settings.items() if value != default]
         return ", ".join([str(self.input_size), str(self.hidden_size), *shown])

@@ -1,6 +1,6 @@
 """The registered operators, typed: availability, the launch plan, and the two calls with their shape-only versions.
 
-`torch.ops.leakypar.forward` and `torch.ops.leakypar.backward` are implemented in `csrc/torch/ops.cpp`, for the CPU and
+`torch.ops.leakypar.forward` and `torch.ops.leakypar.backward` are implemented in `csrc/torch`, for the CPU and
 for CUDA. They are not differentiable by themselves: `leakypar.leaky_parallel` is.
 """
 
@@ -36,12 +36,16 @@ class Plan(NamedTuple):
         scan_forward: "lane" (a thread walks all of time) or "split" (time is split over blocks); the CPU has one scan
             and ignores it.
         scan_backward: the same for the backward scan.
-        chunk_steps: time steps projected at a time, at least 1.
+        chunk_steps: time steps that the forward projects at a time, at least 1.
+        backward_chunk_steps: time steps that the backward scans and multiplies at a time, at least 1.
+
+    Where training recomputes the membrane, both directions go by `recompute_steps(T)` instead.
     """
 
     scan_forward: Scan
     scan_backward: Scan
     chunk_steps: int
+    backward_chunk_steps: int
 
 
 class Launch(NamedTuple):
@@ -50,6 +54,7 @@ class Launch(NamedTuple):
     scan_forward: str = "auto"
     scan_backward: str = "auto"
     chunk_steps: int = 0
+    backward_chunk_steps: int = 0
 
 
 _AUTOMATIC = Launch()
@@ -83,15 +88,16 @@ def launch(plan: Plan | Scan | None) -> Launch:
 
     Raises:
         TypeError: `plan` is neither None, a string nor a `Plan`.
-        ValueError: a scan is not "lane" or "split", or `chunk_steps` is below 1.
+        ValueError: a scan is not "lane" or "split", or a number of steps is below 1.
     """
     if plan is None:
         return _AUTOMATIC
     if isinstance(plan, str):
         chosen = Launch(plan, plan)
     elif isinstance(plan, Plan):
-        if plan.chunk_steps < 1:
-            raise ValueError(f"plan: chunk_steps must be at least 1, got {plan.chunk_steps}")
+        for name in ("chunk_steps", "backward_chunk_steps"):
+            if getattr(plan, name) < 1:
+                raise ValueError(f"plan: {name} must be at least 1, got {getattr(plan, name)}")
         chosen = Launch(*plan)
     else:
         raise TypeError(f"plan must be None, 'lane', 'split' or a leakypar.Plan, got {type(plan).__name__}")
@@ -146,6 +152,11 @@ def plan(
     return Plan(*compiled.make_plan(T=T, N=N, C=C, H=H, element_bytes=dtype.itemsize, **facts._asdict()))
 
 
+def recompute_steps(T: int) -> int:
+    """Time steps between the carries that training keeps where it recomputes the membrane, as in `csrc/plan.h`."""
+    return T // 64 if T >= 2048 else 32
+
+
 def _allow_tf32(tensor: Tensor) -> bool:
     # The layer stands in for nn.RNN, so it follows the switch that nn.RNN follows.
     rnn: Any = torch.backends.cudnn.rnn  # its attributes are made at run time
@@ -164,9 +175,10 @@ def forward(
     *,
     want_spikes: bool,
     want_membrane: bool,
+    want_carries: bool,
     want_last: bool,
     launch: Launch = _AUTOMATIC,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Projection, scan and spike.
 
     Args:
@@ -180,14 +192,15 @@ def forward(
         initial: `[N, H]`, the membrane before the first step, or None for zeros.
         want_spikes: return the spikes.
         want_membrane: return the membrane of every step.
+        want_carries: return the membrane after every `recompute_steps(T)` steps, the end excepted.
         want_last: return the membrane of the last step.
         launch: the plan to force.
 
     Returns:
-        Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, last membrane `[N, H]` in the state dtype; an
-        empty tensor for each that is not wanted.
+        Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, carries `[chunks - 1, N, H]` and last membrane
+        `[N, H]` in the state dtype; an empty tensor for each that is not wanted.
     """
-    outputs: tuple[Tensor, Tensor, Tensor] = _library.forward(
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _library.forward(
         x,
         weight,
         bias_ih,
@@ -198,6 +211,7 @@ def forward(
         initial,
         want_spikes,
         want_membrane,
+        want_carries,
         want_last,
         _allow_tf32(x),
         launch.scan_forward,
@@ -210,15 +224,20 @@ def backward(
     grad_spikes: Tensor | None,
     grad_membrane: Tensor | None,
     grad_last: Tensor | None,
-    membrane: Tensor,
+    membrane: Tensor | None,
+    carries: Tensor | None,
     x: Tensor | None,
     weight: Tensor | None,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
     gain: Tensor,
     initial: Tensor | None,
     surrogate: tuple[int, float, float],
     *,
+    want_x: bool,
+    want_weight: bool,
     want_bias: bool,
     want_decay: bool,
     want_threshold: bool,
@@ -232,14 +251,19 @@ def backward(
         grad_spikes: `[T, N, H]`, the gradient of the spikes, or None for zeros.
         grad_membrane: `[T, N, H]`, the gradient of the membrane of every step, or None for zeros.
         grad_last: `[N, H]`, the gradient of the last membrane, or None for zeros.
-        membrane: `[T, N, H]` from `forward`.
-        x: `[T, N, C]` where the weight's gradient is wanted, else None.
-        weight: `[H, C]` where the input's gradient is wanted, else None.
+        membrane: `[T, N, H]` from `forward`, or None where it is recomputed from the carries.
+        carries: `[chunks - 1, N, H]` from `forward`, or None where the membrane is given.
+        x: `[T, N, C]`; None where neither the weight's gradient nor a recomputed membrane needs it.
+        weight: `[H, C]`; None where neither the input's gradient nor a recomputed membrane needs it.
+        bias_ih: as in `forward`, read where the membrane is recomputed.
+        bias_hh: as in `forward`, read where the membrane is recomputed.
         decay: as in `forward`.
         threshold: as in `forward`.
         gain: as in `forward`.
         initial: as in `forward`.
         surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
+        want_x: return the input's gradient.
+        want_weight: return the weight's.
         want_bias: return the gradient that both biases share.
         want_decay: return the decay's.
         want_threshold: return the threshold's.
@@ -248,27 +272,35 @@ def backward(
         launch: the plan to force.
 
     Returns:
-        Seven tensors. Those of x and weight have the dtype of the membrane, the rest the state dtype.
+        Seven tensors. Those of x and weight have their dtype, the rest the state dtype.
     """
+    like = x if membrane is None else membrane
+    assert like is not None  # one of the two is always given
     grads: tuple[Tensor, ...] = _library.backward(
         grad_spikes,
         grad_membrane,
         grad_last,
         membrane,
+        carries,
         x,
         weight,
+        bias_ih,
+        bias_hh,
         decay,
         threshold,
         gain,
         initial,
         *surrogate,
+        want_x,
+        want_weight,
         want_bias,
         want_decay,
         want_threshold,
         want_gain,
         want_initial,
-        _allow_tf32(membrane),
+        _allow_tf32(like),
         launch.scan_backward,
+        launch.backward_chunk_steps,
     )
     return grads
 
@@ -276,38 +308,47 @@ def backward(
 def register_shapes(namespace: str) -> None:
     """Registers the shape-only versions, by which torch.compile and meta tensors see the operators of a namespace."""
 
-    def forward_shapes(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        want_spikes, want_membrane, want_last = arguments[6:9]
+    def forward_shapes(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        want_spikes, want_membrane, want_carries, want_last = arguments[6:10]
         T, N = x.shape[:2]
         H = weight.shape[0]
+        state = state_dtype(x.dtype)
+        carries = max(-(-T // recompute_steps(T)) - 1, 0) if want_carries else 0
         return (
             x.new_empty((T, N, H) if want_spikes else 0),
             x.new_empty((T, N, H) if want_membrane else 0),
-            x.new_empty((N, H), dtype=state_dtype(x.dtype)) if want_last else x.new_empty(0),
+            x.new_empty((carries, N, H), dtype=state) if want_carries else x.new_empty(0),
+            x.new_empty((N, H), dtype=state) if want_last else x.new_empty(0),
         )
 
     def backward_shapes(
         grad_spikes: Tensor | None,
         grad_membrane: Tensor | None,
         grad_last: Tensor | None,
-        membrane: Tensor,
+        membrane: Tensor | None,
+        carries: Tensor | None,
         x: Tensor | None,
         weight: Tensor | None,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
         decay: Tensor,
         threshold: Tensor,
         gain: Tensor,
         *arguments: Any,
     ) -> tuple[Tensor, ...]:
-        want_bias, want_decay, want_threshold, want_gain, want_initial = arguments[4:9]
-        T, N, H = membrane.shape
-        state = state_dtype(membrane.dtype)
+        want_x, want_weight, want_bias, want_decay, want_threshold, want_gain, want_initial = arguments[4:11]
+        like = x if membrane is None else membrane
+        assert like is not None  # one of the two is always given
+        T, N = like.shape[:2]
+        H = weight.shape[0] if membrane is None and weight is not None else like.shape[2]
+        state = state_dtype(like.dtype)
 
         def shaped(wanted: bool, *shape: Any) -> Tensor:
-            return membrane.new_empty(shape, dtype=state) if wanted else membrane.new_empty(0)
+            return like.new_empty(shape, dtype=state) if wanted else like.new_empty(0)
 
         return (
-            membrane.new_empty(0) if weight is None else membrane.new_empty(T, N, weight.shape[1]),
-            membrane.new_empty(0) if x is None else membrane.new_empty(H, x.shape[2]),
+            like.new_empty(T, N, weight.shape[1]) if want_x and weight is not None else like.new_empty(0),
+            like.new_empty(H, x.shape[2]) if want_weight and x is not None else like.new_empty(0),
             shaped(want_bias, H),
             shaped(want_decay, *decay.shape),
             shaped(want_threshold, *threshold.shape),

@@ -31,12 +31,14 @@ class Implementation:
         device: where its tensors lie.
         rounds_state: whether the membrane is rounded to the compute dtype between steps, as nn.RNN does.
         run: spikes, membrane and final membrane of a problem's arguments.
+        recomputes: whether training keeps carries, and its backward rebuilds the membrane.
     """
 
     name: str
     device: str
     rounds_state: bool
     run: Callable[..., Outputs]
+    recomputes: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -73,11 +75,12 @@ def run_rnn(
     return torch.func.functional_call(layer, parameters, (x,), call)
 
 
-def fused(plan: str | None) -> Callable[..., Outputs]:
+def fused(name: str, device: str, plan: str | None, recompute: bool = False) -> Implementation:
     def run(**arguments: Any) -> Outputs:
-        return leakypar.leaky_parallel(**arguments, plan=plan, return_membrane=True, return_state=True)
+        options = {"plan": plan, "recompute": recompute, "return_membrane": True, "return_state": True}
+        return leakypar.leaky_parallel(**arguments, **options)
 
-    return run
+    return Implementation(f"{name}-recompute" if recompute else name, device, False, run, recompute)
 
 
 @cache
@@ -101,7 +104,7 @@ def unavailable(implementation: Implementation) -> str | None:
     """Why an implementation cannot run here, or None where it can."""
     if implementation in CUDA and not torch.cuda.is_available():
         return "no CUDA device"
-    if implementation in [CPU, *CUDA] and not ops.is_available(implementation.device):
+    if implementation not in [RNN, *EMULATED] and not ops.is_available(implementation.device):
         return ops.unavailable_reason(implementation.device)
     return None
 
@@ -118,8 +121,9 @@ def emulation() -> Iterator[None]:
 
 
 RNN = Implementation("rnn", "cpu", True, run_rnn)
-CPU = Implementation("cpu", "cpu", False, fused(None))
-EMULATED = [Implementation(f"emulated-{scan}", "cpu", False, fused(scan)) for scan in ("lane", "split")]
-CUDA = [Implementation(f"cuda-{scan}", "cuda", False, fused(scan)) for scan in ("lane", "split")]
-FUSED = [CPU, *EMULATED, *CUDA]
+CPU = fused("cpu", "cpu", None)
+LAID = [("lane", False), ("split", False), ("split", True)]
+EMULATED = [fused(f"emulated-{scan}", "cpu", scan, recompute) for scan, recompute in LAID]
+CUDA = [fused(f"cuda-{scan}", "cuda", scan, recompute) for scan, recompute in LAID]
+FUSED = [CPU, fused("cpu", "cpu", None, recompute=True), *EMULATED, *CUDA]
 EVERY = [RNN, *FUSED]

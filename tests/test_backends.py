@@ -38,7 +38,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     def recording(name: str) -> Callable[..., Any]:
         def run(*tensors: Any, **options: Any) -> Any:
             recorded.append((name, options.copy()))
-            options.pop("plan", None)
+            for of_the_kernels in ("plan", "recompute"):
+                options.pop(of_the_kernels, None)
             return run_rnn(*tensors, **options)
 
         return run
@@ -99,12 +100,13 @@ def test_the_device_of_each_call_decides(monkeypatch: pytest.MonkeyPatch, runs: 
 
 def test_the_plan_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
     build(monkeypatch, "cuda")
-    plan = leakypar.Plan("split", "lane", 5)
-    layer = LeakyParallel(C, H, plan=plan)
+    plan = leakypar.Plan("split", "lane", 5, 6)
+    layer = LeakyParallel(C, H, plan=plan, recompute=True)
     call(layer, "cuda")
     call(layer, "cpu")
     assert runs[0][1]["plan"] == plan
-    assert "plan" not in runs[1][1]
+    assert runs[0][1]["recompute"] is True
+    assert not {"plan", "recompute"} & runs[1][1].keys()
 
 
 def test_auto_without_cuda_kernels_warns_once_for_a_reason(monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:

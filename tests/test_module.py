@@ -68,7 +68,7 @@ def test_arguments_are_those_of_snntorch_then_our_own() -> None:
     ours = list(inspect.signature(LeakyParallel).parameters.values())
     assert [(p.name, p.default, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.default, p.kind) for p in theirs]
     own = ours[len(theirs) :]
-    assert [(p.name, p.default) for p in own] == [("backend", "auto"), ("plan", None)]
+    assert [(p.name, p.default) for p in own] == [("backend", "auto"), ("plan", None), ("recompute", False)]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in own)
 
 
@@ -138,7 +138,7 @@ def test_repr_shows_what_is_not_the_default() -> None:
     assert "5, 7\n" in repr(LeakyParallel(C, H))
     layer = LeakyParallel(
         C, H, bias=False, threshold=0.5, dropout=0.1, spike_grad=surrogate.sigmoid(slope=3), learn_beta=True,
-        learn_threshold=True, graded_spikes_factor=[1.0] * H, plan=Plan("lane", "split", 4),
+        learn_threshold=True, graded_spikes_factor=[1.0] * H, plan=Plan("lane", "split", 4, 5), recompute=True,
     )  # fmt: skip
     for part in (
         "bias=False",
@@ -148,6 +148,7 @@ def test_repr_shows_what_is_not_the_default() -> None:
         "learn_beta=True",
         "graded_spikes_factor=per neuron",
         "plan=Plan(",
+        "recompute=True",
     ):
         assert part in repr(layer)
     assert "threshold=unknown" in repr(LeakyParallel(C, H, device="meta"))
@@ -690,6 +691,13 @@ CONSTRUCTOR_ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "plan is a number": ({"plan": 4}, TypeError, "plan must be .*got int"),
     "plan for nn.RNN": ({"plan": "lane", "backend": "rnn"}, ValueError, 'plan must be None with backend="rnn"'),
     "plan for a dense layer": ({"plan": "lane", "weight_hh_enable": True}, ValueError, "plan must be None with weight"),
+    "recompute is a number": ({"recompute": 1}, TypeError, "recompute must be a bool, got int"),
+    "recompute for nn.RNN": ({"recompute": True, "backend": "rnn"}, ValueError, "recompute must be False with backend"),
+    "recompute for a dense layer": (
+        {"recompute": True, "weight_hh_enable": True},
+        ValueError,
+        "recompute must be False with weight_hh_enable",
+    ),
     "dense and fused": ({"backend": "fused", "weight_hh_enable": True}, ValueError, "backend .*no parallel scan"),
 }
 

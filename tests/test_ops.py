@@ -30,7 +30,7 @@ if ops.is_available("cuda") and torch.cuda.is_available():
     OPERATORS.append(built("cuda"))
 
 
-def forward_arguments(problem: Problem, want: tuple[bool, bool, bool]) -> tuple[object, ...]:
+def forward_arguments(problem: Problem, want: tuple[bool, bool, bool, bool]) -> tuple[object, ...]:
     tensors = [tensor if tensor is None else tensor.detach() for tensor in problem.arguments().values()]
     x, weight, decay, bias_ih, bias_hh, threshold, gain, initial = tensors
     return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, *want, False, "auto", 0)
@@ -39,7 +39,13 @@ def forward_arguments(problem: Problem, want: tuple[bool, bool, bool]) -> tuple[
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
-    for T, want in ((9, (True, True, True)), (9, (True, False, False)), (9, (False, False, True)), (0, (True,) * 3)):
+    for T, want in (
+        (9, (True, True, False, True)),
+        (9, (True, False, False, False)),
+        (9, (False, False, False, True)),
+        (70, (True, False, True, False)),
+        (0, (True,) * 4),
+    ):
         problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0)).to(dtype, device)
         torch.library.opcheck(library().forward.default, forward_arguments(problem, want))
 
@@ -47,25 +53,26 @@ def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
-    problem = draw(9, 2, 3, 5, dtype=dtype).to(dtype, device)
-    arguments = forward_arguments(problem, (True, True, True))
-    spikes, membrane, last = library().forward(*arguments)
-    x, weight, _, _, decay, threshold, gain, initial = arguments[:8]
+    problem = draw(70, 2, 3, 5, dtype=dtype).to(dtype, device)
+    arguments = forward_arguments(problem, (True,) * 4)
+    spikes, membrane, carries, last = library().forward(*arguments)
+    x, weight, bias_ih, bias_hh, decay, threshold, gain, initial = arguments[:8]
     grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, last)]
     kind = surrogate.atan()
     common = (decay, threshold, gain, initial, kind.kind, *kind.parameters)
-    for given, inputs, want in (
-        (grads, (x, weight), (True,) * 5),
-        ([grads[0], None, None], (x, None), (True, False, False, False, False)),
-        ([None, grads[1], grads[2]], (None, weight), (False, True, True, True, True)),
+    for given, kept, want in (
+        (grads, (membrane, None, x, weight, None, None), (True,) * 7),
+        ([grads[0], None, None], (membrane, None, x, None, None, None), (False, True, True) + (False,) * 4),
+        ([None, *grads[1:]], (membrane, None, None, weight, None, None), (True, False, False) + (True,) * 4),
+        (grads, (None, carries, x, weight, bias_ih, bias_hh), (True,) * 7),
     ):
-        sample = (*given, membrane, *inputs, *common, *want, False, "auto")
+        sample = (*given, *kept, *common, *want, False, "auto", 0)
         torch.library.opcheck(library().backward.default, sample)
 
 
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -> None:
-    arguments = list(forward_arguments(draw(9, 2, 3, 5).to(torch.float64, device), (True, True, True)))
+    arguments = list(forward_arguments(draw(9, 2, 3, 5).to(torch.float64, device), (True,) * 4))
 
     def call(position: int, value: object) -> None:
         library().forward(*arguments[:position], value, *arguments[position + 1 :])
@@ -77,8 +84,8 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (4, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
         (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
         (7, torch.zeros(3, 5, device=device), r"initial has shape \[3, 5\], expected \[2, 5\]"),
-        (12, "lanes", "scan is 'lanes', expected 'auto', 'lane' or 'split'"),
-        (13, -1, "chunk_steps is -1"),
+        (13, "lanes", "scan is 'lanes', expected 'auto', 'lane' or 'split'"),
+        (14, -1, "chunk_steps is -1"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call(position, value)
@@ -155,11 +162,11 @@ def test_autocast_decides_the_compute_dtype(fused_implementation: Implementation
 def test_tf32_reaches_the_product(allow_tf32: bool) -> None:
     """The emulated product rounds its operands where TF32 is allowed, and only there."""
     problem = draw(9, 2, 64, 5, dtype=torch.float32)
-    arguments = list(forward_arguments(problem, (False, True, False)))
-    arguments[11] = allow_tf32
-    _, membrane, _ = load_emulated().forward(*arguments)
+    arguments = list(forward_arguments(problem, (False, True, False, False)))
+    arguments[12] = allow_tf32
+    _, membrane, *_ = load_emulated().forward(*arguments)
     exact = draw(9, 2, 64, 5, dtype=torch.float32).to(torch.float64)
-    _, expected, _ = load_emulated().forward(*forward_arguments(exact, (False, True, False)))
+    _, expected, *_ = load_emulated().forward(*forward_arguments(exact, (False, True, False, False)))
     error = ((membrane - expected).norm() / expected.norm()).item()
     assert (1e-5 < error < 2e-3) if allow_tf32 else error < 1e-6
 

@@ -53,7 +53,7 @@ def test_extremes() -> None:
     assert leakypar.plan(1, 1, 1, 1, device=H100).scan_forward == "lane"  # nothing to split
     assert leakypar.plan(0, 0, 0, 0, device=H100).chunk_steps == 1
     huge = leakypar.plan(2**20, 2**16, 16, 2**20, device=H100)
-    assert huge == ("lane", "lane", 1)
+    assert huge == ("lane", "lane", 1, 2**20)
     assert leakypar.plan(10_000, 1, 4, 8, device="cpu").scan_forward == "lane"
 
 
@@ -67,8 +67,9 @@ def test_wrong_arguments_are_named() -> None:
     for plan, error, message in (
         (7, TypeError, "plan must be None, 'lane', 'split' or a leakypar.Plan, got int"),
         ("lanes", ValueError, "a scan must be 'lane' or 'split', got 'lanes'"),
-        (leakypar.Plan("lane", "both", 4), ValueError, "a scan must be 'lane' or 'split', got 'both'"),
-        (leakypar.Plan("lane", "lane", 0), ValueError, "chunk_steps must be at least 1, got 0"),
+        (leakypar.Plan("lane", "both", 4, 4), ValueError, "a scan must be 'lane' or 'split', got 'both'"),
+        (leakypar.Plan("lane", "lane", 0, 1), ValueError, " chunk_steps must be at least 1, got 0"),
+        (leakypar.Plan("lane", "lane", 1, 0), ValueError, "backward_chunk_steps must be at least 1, got 0"),
     ):
         with pytest.raises(error, match=message):
             ops.launch(plan)

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../math/surrogate.h"
+#include "neurons.h"
 #include "tile.h"
 #include "vectors.h"
 
@@ -16,22 +17,38 @@ namespace leakypar::cpu {
 namespace {
 
 template <typename Scalar>
+using Backward = ScanBackward<Scalar, State<Scalar>>;
+
+template <typename Real>
+struct Neurons {
+  Repeated<Real> decay, threshold, gain;
+
+  template <typename Scalar>
+  explicit Neurons(const Backward<Scalar>& args, std::int64_t count)
+      : decay(args.decay, args.H, count), threshold(args.threshold, args.H, count), gain(args.gain, args.H, count) {}
+};
+
+// What a tile reads at every row, its carry r, and its sums.
+template <typename Scalar>
 struct BackwardTile {
   using Real = State<Scalar>;
 
-  Columns<Real> r;         // the carry
+  const Real *decay, *threshold, *gain;
+  Columns<Real> r;
   Columns<Real> d_u_next;  // d_u[t + 1], the factor of h_t in sum_decay
-  Columns<Real> decay, threshold, gain;
   Columns<Real> sum_bias, sum_decay, sum_threshold, sum_gain;
   Columns<Real> h, g;  // of one row
 
-  BackwardTile(const ScanBackward<Scalar>& args, Span span) {
+  BackwardTile(const Backward<Scalar>& args, const Neurons<Real>& neurons, Span span)
+      : decay(neurons.decay.from(span.first)),
+        threshold(neurons.threshold.from(span.first)),
+        gain(neurons.gain.from(span.first)) {
     load_state(args.grad_last, span, r);
+    load_state<Real>(args.sum_bias, span, sum_bias);
+    load_state<Real>(args.sum_decay, span, sum_decay);
+    load_state<Real>(args.sum_threshold, span, sum_threshold);
+    load_state<Real>(args.sum_gain, span, sum_gain);
     fill_zeros(span, d_u_next);
-    load_parameter(args.decay, args.H, span, decay);
-    load_parameter(args.threshold, args.H, span, threshold);
-    load_parameter(args.gain, args.H, span, gain);
-    for (Columns<Real>* sum : {&sum_bias, &sum_decay, &sum_threshold, &sum_gain}) fill_zeros(span, *sum);
     fill_zeros(span, g);
   }
 };
@@ -81,11 +98,12 @@ template <typename Scalar, typename Real>
 LEAKYPAR_ALWAYS_INLINE inline void spike_gradient_row(const Surrogate& surrogate, BackwardTile<Scalar>& tile,
                                                       std::int64_t width, const Real* __restrict h,
                                                       const Scalar* __restrict grad_spikes) {
+  const Real* __restrict threshold = tile.threshold, * __restrict gain = tile.gain;
   with_kind(surrogate.kind, [&](auto kind) LEAKYPAR_ALWAYS_INLINE {
     const Surrogate known{kind(), surrogate.p0, surrogate.p1};
     for (std::int64_t c = 0; c < width; ++c) {
-      const Real slope = surrogate_derivative(known, h[c] - tile.threshold[c]);
-      tile.g[c] = to_state(grad_spikes[c]) * tile.gain[c] * slope;
+      const Real slope = surrogate_derivative(known, h[c] - threshold[c]);
+      tile.g[c] = to_state(grad_spikes[c]) * gain[c] * slope;
     }
   });
 }
@@ -109,11 +127,12 @@ LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& t
 // d_u = relu'(h) (g + r), r = w d_u
 template <bool kSums, typename Scalar, typename Real>
 LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width,
-                                                  const Real* __restrict h, Scalar* __restrict grad_u) {
+                                                  const Real* __restrict h, Real* __restrict grad_u) {
+  const Real* __restrict decay = tile.decay;
   for (std::int64_t c = 0; c < width; ++c) {
     const Real d_u = keep_if(!(h[c] <= Real(0)), tile.g[c] + tile.r[c]);
-    grad_u[c] = to_element<Scalar>(d_u);
-    tile.r[c] = tile.decay[c] * d_u;
+    grad_u[c] = d_u;
+    tile.r[c] = decay[c] * d_u;
     if constexpr (kSums) {
       tile.sum_bias[c] += d_u;
       tile.sum_decay[c] += tile.d_u_next[c] * h[c];
@@ -122,15 +141,14 @@ LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, st
   }
 }
 
-// Carries the tile from the gradient that reaches row `end` - 1 from later ones to that which reaches row `begin` - 1.
+// Carries the tile from the last row to before the first.
 template <typename Scalar>
-void backward_rows(const ScanBackward<Scalar>& args, Span span, std::int64_t begin, std::int64_t end,
-                   BackwardTile<Scalar>& tile) {
+void backward_rows(const Backward<Scalar>& args, Span span, BackwardTile<Scalar>& tile) {
   const std::int64_t M = args.N * args.H;
   const bool has_sums = args.sum_bias != nullptr || args.sum_decay != nullptr;
   const bool has_spike_sums = args.sum_threshold != nullptr || args.sum_gain != nullptr;
   with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
-    for (std::int64_t t = end - 1; t >= begin; --t) {
+    for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const std::int64_t row = t * M + span.first;
       const auto* h = membrane_row(args.membrane + row, span.width, tile.h);
       if (args.grad_spikes != nullptr) {
@@ -149,7 +167,7 @@ void backward_rows(const ScanBackward<Scalar>& args, Span span, std::int64_t beg
 
 // The last factor of sum_decay: d_u[0] meets the membrane before the first row.
 template <typename Scalar>
-void add_initial_to_sum_decay(const ScanBackward<Scalar>& args, Span span, BackwardTile<Scalar>& tile) {
+void add_initial_to_sum_decay(const Backward<Scalar>& args, Span span, BackwardTile<Scalar>& tile) {
   if (args.initial == nullptr) return;
   for (std::int64_t c = 0; c < span.width; ++c) {
     tile.sum_decay[c] += tile.d_u_next[c] * args.initial[span.first + c];
@@ -159,10 +177,14 @@ void add_initial_to_sum_decay(const ScanBackward<Scalar>& args, Span span, Backw
 }  // namespace
 
 template <typename Scalar>
-void scan_backward(const ScanBackward<Scalar>& args, const ParallelFor& parallel_for) {
-  for_each_tile<State<Scalar>>(args.T, args.N * args.H, parallel_for, [&](Span span) {
-    BackwardTile<Scalar> tile(args, span);
-    backward_rows(args, span, 0, args.T, tile);
+void scan_backward(const Backward<Scalar>& args, const ParallelFor& parallel_for) {
+  using Real = State<Scalar>;
+  const std::int64_t M = args.N * args.H;
+  if (M == 0) return;
+  const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
+  for_each_tile<Real>(args.T, M, parallel_for, [&](Span span) {
+    BackwardTile<Scalar> tile(args, neurons, span);
+    backward_rows(args, span, tile);
     add_initial_to_sum_decay(args, span, tile);
     store_state(tile.r, span, args.grad_initial);
     store_state(tile.sum_bias, span, args.sum_bias);
@@ -172,9 +194,9 @@ void scan_backward(const ScanBackward<Scalar>& args, const ParallelFor& parallel
   });
 }
 
-template void scan_backward(const ScanBackward<float>&, const ParallelFor&);
-template void scan_backward(const ScanBackward<double>&, const ParallelFor&);
-template void scan_backward(const ScanBackward<float16>&, const ParallelFor&);
-template void scan_backward(const ScanBackward<bfloat16>&, const ParallelFor&);
+template void scan_backward<float>(const Backward<float>&, const ParallelFor&);
+template void scan_backward<double>(const Backward<double>&, const ParallelFor&);
+template void scan_backward<float16>(const Backward<float16>&, const ParallelFor&);
+template void scan_backward<bfloat16>(const Backward<bfloat16>&, const ParallelFor&);
 
 }  // namespace leakypar::cpu

@@ -1,5 +1,5 @@
 // The division of a [T, M] matrix, M = N * H channels, into tiles: neighbouring columns that one thread walks in time
-// order, row by row, with the state and the parameters of each column in level-1 cache.
+// order, row by row, with the state of each column in level-1 cache.
 //
 // A channel belongs to one tile and is computed by the same operations wherever the tile begins: the results do not
 // depend on the number of threads.
@@ -9,12 +9,10 @@
 #include <cstdint>
 
 #include "../leakypar.h"
-#include "element.h"
 
 namespace leakypar::cpu {
 
-// Channels of the widest tile. At 2 KiB an array, the eleven that a backward tile keeps leave room for the rows that
-// stream past them.
+// Channels of the widest tile: at 2 KiB an array, all that a tile keeps and the rows that stream past it fit level 1.
 template <typename Real>
 inline constexpr std::int64_t kTileWidth = 2048 / sizeof(Real);
 
@@ -49,40 +47,15 @@ void for_each_tile(std::int64_t T, std::int64_t M, const ParallelFor& parallel_f
   });
 }
 
-template <typename Element, typename Real>
-void add_elements(const Element* data, std::int64_t stride, std::int64_t H, Span span, Columns<Real>& columns) {
-  std::int64_t neuron = span.first % H;
-  for (std::int64_t c = 0; c < span.width; ++c) {
-    columns[c] += static_cast<Real>(to_state(data[neuron * stride]));
-    if (++neuron == H) neuron = 0;
-  }
-}
-
-// Adds a parameter's value for each channel of the tile; an absent one adds nothing.
+// How many values of a neuron's parameter a scan lays out, so that those of any tile are neighbours.
 template <typename Real>
-void add_parameter(const Parameter& parameter, std::int64_t H, Span span, Columns<Real>& columns) {
-  if (parameter.data == nullptr) return;
-  switch (parameter.dtype) {
-    case DType::float32:
-      return add_elements(static_cast<const float*>(parameter.data), parameter.stride, H, span, columns);
-    case DType::float64:
-      return add_elements(static_cast<const double*>(parameter.data), parameter.stride, H, span, columns);
-    case DType::float16:
-      return add_elements(static_cast<const float16*>(parameter.data), parameter.stride, H, span, columns);
-    case DType::bfloat16:
-      return add_elements(static_cast<const bfloat16*>(parameter.data), parameter.stride, H, span, columns);
-  }
+std::int64_t repetition(std::int64_t H, std::int64_t M) {
+  return std::min(M, H + kTileWidth<Real>);
 }
 
 template <typename Real>
 void fill_zeros(Span span, Columns<Real>& columns) {
   std::fill_n(columns.values, span.width, Real(0));
-}
-
-template <typename Real>
-void load_parameter(const Parameter& parameter, std::int64_t H, Span span, Columns<Real>& columns) {
-  fill_zeros(span, columns);
-  add_parameter(parameter, H, span, columns);
 }
 
 // Copies the tile's part of an [N, H] array; an absent one reads as zeros.

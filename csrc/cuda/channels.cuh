@@ -60,6 +60,13 @@ __device__ __forceinline__ void store_state(Real* to, std::int64_t column, const
   for (int i = 0; i < Width; ++i) to[column + i] = values[i];
 }
 
+template <int Width, typename Real>
+__device__ __forceinline__ void add_state(Real* to, std::int64_t column, const Real (&values)[Width]) {
+  if (to == nullptr) return;
+#pragma unroll
+  for (int i = 0; i < Width; ++i) to[column + i] += values[i];
+}
+
 template <typename Real>
 __device__ __forceinline__ Real read(const Parameter& parameter, std::int64_t neuron) {
   if (parameter.data == nullptr) return Real(0);

@@ -129,13 +129,13 @@ __global__ void __launch_bounds__(lane_threads) scan_backward_lane(const ScanBac
     }
   }
   if (args.grad_initial != nullptr) store_state(args.grad_initial, column, r);
-  if (args.sum_bias != nullptr) store_state(args.sum_bias, column, neurons.sum_bias);
-  if (args.sum_decay != nullptr) store_state(args.sum_decay, column, neurons.sum_decay);
-  if (args.sum_threshold != nullptr) store_state(args.sum_threshold, column, neurons.sum_threshold);
-  if (args.sum_gain != nullptr) store_state(args.sum_gain, column, neurons.sum_gain);
+  add_state(args.sum_bias, column, neurons.sum_bias);
+  add_state(args.sum_decay, column, neurons.sum_decay);
+  add_state(args.sum_threshold, column, neurons.sum_threshold);
+  add_state(args.sum_gain, column, neurons.sum_gain);
 }
 
-// Adds the warps' sums in the order of the warps, and leaves the total at row `chunk` of sum [chunks, M]. Every thread
+// Adds the warps' sums in the order of the warps, and the total to row `chunk` of sum [chunks, M]. Every thread
 // of the block must call it; buffer holds [warps, columns] values.
 template <int Width, typename Real>
 __device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values)[Width], Real* buffer,
@@ -150,7 +150,7 @@ __device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values
   for (int i = 0; i < Width; ++i) {
     Real total = values[i];
     for (int warp = 1; warp < tiling.warps; ++warp) total += buffer[(warp * warp_lanes + place.lane) * Width + i];
-    sum[place.chunk * tiling.M + place.column + i] = total;
+    sum[place.chunk * tiling.M + place.column + i] += total;
   }
 }
 
@@ -209,6 +209,7 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
   }
 
   Real r[Width] = {};
+  // Warp 0 alone: grad_last may be the array that grad_initial is written to.
   if (active && place.chunk == 0 && place.warp == 0) load_state(r, args.grad_last, place.column);
   carry_into_run(r, map, book, tiling, place, memory);
 

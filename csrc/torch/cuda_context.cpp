@@ -91,7 +91,7 @@ const DeviceFacts& device_facts(int device) {
 }
 
 void product(float* out, const Operand& a, const Operand& b, std::int64_t rows, std::int64_t columns,
-             std::int64_t inner, bool allow_tf32) {
+             std::int64_t inner, bool accumulate, bool allow_tf32) {
   static auto* const get_handle = symbol<GetBlasHandle>(torch_cuda, "torch_get_current_cuda_blas_handle");
   static auto* const set_math_mode = symbol<SetMathMode>(blas_library(), "cublasSetMathMode");
   static auto* const gemm = symbol<GemmEx64>(blas_library(), "cublasGemmEx_64");
@@ -100,12 +100,12 @@ void product(float* out, const Operand& a, const Operand& b, std::int64_t rows, 
   STD_TORCH_CHECK(get_handle(&handle) == 0, "leakypar: torch has no cuBLAS handle for the current device");
   // Torch sets the mode each time it hands the handle out, so what is left here reaches nobody else.
   int status = set_math_mode(handle, blas_default_math);
-  const float one = 1.0f, zero = 0.0f;
+  const float one = 1.0f, kept = accumulate ? 1.0f : 0.0f;
   // cuBLAS counts by columns: a row-major matrix is its own transpose there, so out^T = b^T a^T needs no copies.
   if (status == 0) {
     status = gemm(handle, b.transposed ? blas_transposed : blas_as_is, a.transposed ? blas_transposed : blas_as_is,
                   columns, rows, inner, &one, b.data, cuda_real_float32, b.leading, a.data, cuda_real_float32,
-                  a.leading, &zero, out, cuda_real_float32, columns,
+                  a.leading, &kept, out, cuda_real_float32, columns,
                   allow_tf32 ? blas_compute_fast_tf32 : blas_compute_float32, blas_default_algorithm);
   }
   STD_TORCH_CHECK(status == 0, "leakypar: cuBLAS returned status ", status, " for a float32 product of [", rows, ", ",

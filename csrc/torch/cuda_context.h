@@ -33,10 +33,10 @@ struct Operand {
   bool transposed;
 };
 
-// out [rows, columns] = a [rows, inner] b [inner, columns], all row-major float32, by cuBLAS on torch's own handle.
+// out [rows, columns] = a [rows, inner] b [inner, columns], or += where it accumulates, all row-major float32, by cuBLAS on torch's own handle.
 // Torch's matrix product follows torch's TF32 switch for matrix products; this layer stands in for nn.RNN and follows
 // the one for RNNs, so the choice is an argument here.
 void product(float* out, const Operand& a, const Operand& b, std::int64_t rows, std::int64_t columns,
-             std::int64_t inner, bool allow_tf32);
+             std::int64_t inner, bool accumulate, bool allow_tf32);
 
 }  // namespace leakypar::cuda

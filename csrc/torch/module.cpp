@@ -49,7 +49,7 @@ const char* name(leakypar::Scan scan) { return scan == leakypar::Scan::lane ? "l
 py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
                     std::int64_t multiprocessors, std::int64_t cache_bytes) {
   const leakypar::Plan plan = leakypar::make_plan({T, N, C, H, element_bytes}, {multiprocessors, cache_bytes});
-  return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps);
+  return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps, plan.backward_chunk_steps);
 }
 
 }  // namespace
@@ -64,5 +64,5 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cpu_facts") = py::make_tuple(leakypar::cpu_facts.multiprocessors, leakypar::cpu_facts.cache_bytes);
   m.def("make_plan", &make_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
         py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("cache_bytes"),
-        "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps).");
+        "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps).");
 }

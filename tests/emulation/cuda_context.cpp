@@ -1,6 +1,7 @@
 // The CUDA side of torch, as the operators ask for it, where tensors lie in the host's memory.
 #include "torch/cuda_context.h"
 
+#include <algorithm>
 #include <bit>
 #include <vector>
 
@@ -48,12 +49,12 @@ const DeviceFacts& device_facts(int) {
 }
 
 void product(float* out, const Operand& a, const Operand& b, std::int64_t rows, std::int64_t columns,
-             std::int64_t inner, bool allow_tf32) {
+             std::int64_t inner, bool accumulate, bool allow_tf32) {
   const std::vector<float> left = gather(a, rows, inner, allow_tf32);
   const std::vector<float> right = gather(b, inner, columns, allow_tf32);
   for (std::int64_t row = 0; row < rows; ++row) {
     float* const sums = out + row * columns;
-    for (std::int64_t column = 0; column < columns; ++column) sums[column] = 0.0f;
+    if (!accumulate) std::fill_n(sums, columns, 0.0f);
     for (std::int64_t i = 0; i < inner; ++i) {
       const float factor = left[row * inner + i];
       for (std::int64_t column = 0; column < columns; ++column) sums[column] += factor * right[i * columns + column];

@@ -1,0 +1,54 @@
+// The parameters of the neurons, as the scans read them: one array each, in the state type, that repeats with period H.
+//
+// Channel c is neuron c mod H, so the values of a tile's channels are neighbours wherever the tile begins, also where it
+// spans many short batch rows. Each is laid out once a scan.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "../leakypar.h"
+#include "element.h"
+
+namespace leakypar::cpu {
+
+template <typename Real>
+class Repeated {
+ public:
+  // The first `count` values of the parameter's repetition; zeros where it is absent.
+  Repeated(const Parameter& parameter, std::int64_t H, std::int64_t count)
+      : values_(std::make_unique<Real[]>(count)), H_(H), count_(count) {
+    add(parameter);
+  }
+
+  void add(const Parameter& parameter) {
+    if (parameter.data == nullptr) return;
+    switch (parameter.dtype) {
+      case DType::float32:
+        return add(static_cast<const float*>(parameter.data), parameter.stride);
+      case DType::float64:
+        return add(static_cast<const double*>(parameter.data), parameter.stride);
+      case DType::float16:
+        return add(static_cast<const float16*>(parameter.data), parameter.stride);
+      case DType::bfloat16:
+        return add(static_cast<const bfloat16*>(parameter.data), parameter.stride);
+    }
+  }
+
+  // The values of the channels from this one on.
+  const Real* from(std::int64_t channel) const { return values_.get() + channel % H_; }
+
+ private:
+  template <typename Element>
+  void add(const Element* data, std::int64_t stride) {
+    for (std::int64_t c = 0, neuron = 0; c < count_; ++c) {
+      values_[c] += static_cast<Real>(to_state(data[neuron * stride]));
+      if (++neuron == H_) neuron = 0;
+    }
+  }
+
+  std::unique_ptr<Real[]> values_;  // [count]
+  std::int64_t H_, count_;
+};
+
+}  // namespace leakypar::cpu

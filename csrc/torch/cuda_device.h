@@ -1,0 +1,69 @@
+// A CUDA device, as the operators see a device.
+#pragma once
+
+#include "cuda_context.h"
+#include "products.h"
+
+namespace leakypar {
+
+struct Cuda {
+  template <typename Scalar>
+  using Projected = Scalar;
+
+  static DeviceFacts facts(const Tensor& tensor) { return cuda::device_facts(tensor.get_device_index()); }
+
+  struct Guard : cuda::DeviceGuard {
+    explicit Guard(const Tensor& tensor) : cuda::DeviceGuard(tensor.get_device_index()) {}
+  };
+
+  static cuda::Operand operand(const Tensor& matrix) {
+    const bool as_it_lies = matrix.stride(1) == 1;
+    const std::int64_t rows = matrix.size(as_it_lies ? 0 : 1), columns = matrix.size(as_it_lies ? 1 : 0);
+    // A single row's stride means nothing, and cuBLAS asks for one of at least the row's length.
+    const std::int64_t stride = rows > 1 ? matrix.stride(as_it_lies ? 0 : 1) : columns;
+    return {static_cast<const float*>(matrix.data_ptr()), std::max<std::int64_t>(stride, 1), !as_it_lies};
+  }
+
+  static Tensor dense(const Tensor& matrix) {
+    const bool one_stride_is_unit = matrix.stride(0) == 1 || matrix.stride(1) == 1;
+    return one_stride_is_unit ? matrix : torch::stable::contiguous(matrix);
+  }
+
+  static void product(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, bool allow_tf32) {
+    if (out.scalar_type() != ScalarType::Float) return aten_product(out, a, b);
+    if (out.numel() == 0) return;
+    const Tensor left = dense(a), right = dense(b);
+    cuda::product(static_cast<float*>(out.data_ptr()), operand(left), operand(right), out.size(0), out.size(1),
+                  a.size(1), accumulate, allow_tf32);
+  }
+
+  // Whether product() can add to what is there.
+  static bool accumulates(ScalarType dtype) { return dtype == ScalarType::Float; }
+
+  static std::int64_t time_chunks(Scan scan, std::int64_t T) {
+    return scan == Scan::split ? split_backward.chunks(T) : 1;
+  }
+
+  static void check(cudaError_t error, const char* kernel, std::int64_t T, std::int64_t N, std::int64_t H) {
+    STD_TORCH_CHECK(error == cudaSuccess, "leakypar: launching ", kernel, " for T = ", T, ", N = ", N, ", H = ", H,
+                    " failed: ", cudaGetErrorString(error));
+  }
+
+  template <typename Scalar>
+  static void scan(const ScanForward<Scalar>& args, Scan scan, const Tensor& like) {
+    const Tensor workspace = new_empty(like, {cuda::scan_forward_workspace(args, scan)}, ScalarType::Byte);
+    const cudaError_t error =
+        cuda::scan_forward(args, scan, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
+    check(error, "scan_forward", args.T, args.N, args.H);
+  }
+
+  template <typename Scalar>
+  static void scan(const ScanBackward<Scalar>& args, Scan scan, const Tensor& like) {
+    const Tensor workspace = new_empty(like, {cuda::scan_backward_workspace(args, scan)}, ScalarType::Byte);
+    const cudaError_t error =
+        cuda::scan_backward(args, scan, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
+    check(error, "scan_backward", args.T, args.N, args.H);
+  }
+};
+
+}  // namespace leakypar

@@ -1,0 +1,88 @@
+// The forward operator: project a chunk of time steps by a plain matrix product, scan it while it lies in the cache, pass
+// the carry on.
+#pragma once
+
+#include <tuple>
+
+#include "products.h"
+
+namespace leakypar {
+
+inline Scan forced(const std::string& scan, Scan chosen) {
+  if (scan == "auto") return chosen;
+  STD_TORCH_CHECK(scan == "lane" || scan == "split", "leakypar: scan is '", scan,
+                  "', expected 'auto', 'lane' or 'split'");
+  return scan == "lane" ? Scan::lane : Scan::split;
+}
+
+inline std::int64_t forced(std::int64_t chunk_steps, std::int64_t T, std::int64_t chosen) {
+  STD_TORCH_CHECK(chunk_steps >= 0, "leakypar: chunk_steps is ", chunk_steps, ", expected 0 (chosen) or more");
+  return chunk_steps > 0 ? std::min(chunk_steps, std::max<std::int64_t>(T, 1)) : chosen;
+}
+
+// Returns spikes and membrane [T, N, H], the carries between chunks [chunks - 1, N, H], which a backward that recomputes
+// the membrane starts from, and the last membrane [N, H]; an empty tensor for each that is not wanted.
+template <typename Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, MaybeTensor bias_ih, MaybeTensor bias_hh,
+                                                   Tensor decay, Tensor threshold, Tensor gain, MaybeTensor initial,
+                                                   bool want_spikes, bool want_membrane, bool want_carries,
+                                                   bool want_last, bool allow_tf32, std::string scan,
+                                                   std::int64_t chunk_steps) {
+  check_dimensions(x, "x", {"T", "N", "C"});
+  check_dimensions(weight, "weight", {"H", "C"});
+  const std::int64_t T = x.size(0), N = x.size(1), C = x.size(2), H = weight.size(0);
+  check_shape(weight, "weight", {H, C});
+  check_like(weight, "weight", x, x.scalar_type());
+  const NoGrad no_grad;
+  const typename Device::Guard guard(x);
+
+  return with_element(x.scalar_type(), [&]<typename Scalar>(std::type_identity<Scalar>) {
+    using Real = State<Scalar>;
+    const Plan plan = make_plan({T, N, C, H, static_cast<std::int64_t>(sizeof(Scalar))}, Device::facts(x));
+    const Scan chosen = forced(scan, plan.scan_forward);
+    const std::int64_t planned = forced(chunk_steps, T, plan.chunk_steps);
+    const std::int64_t longest = want_carries ? recompute_steps(T) : planned;
+    const std::int64_t chunks = (T + longest - 1) / longest;
+
+    MaybeTensor spikes, membrane, carries, carry, last;
+    if (want_spikes) spikes = new_empty(x, {T, N, H}, x.scalar_type());
+    if (want_membrane) membrane = new_empty(x, {T, N, H}, x.scalar_type());
+    if (want_carries) carries = new_empty(x, {std::max<std::int64_t>(chunks - 1, 0), N, H}, dtype_of<Real>);
+    if (!want_carries && chunks > 1) carry = new_empty(x, {N, H}, dtype_of<Real>);
+    if (want_last) last = new_empty(x, {N, H}, dtype_of<Real>);
+    const MaybeTensor first = state(initial, "initial", N, H, dtype_of<Real>);
+    const Projection<Device, Scalar> project(x, weight, membrane ? membrane : spikes, longest, allow_tf32);
+
+    ScanForward<Scalar, typename Device::template Projected<Scalar>> args = {};
+    args.N = N;
+    args.H = H;
+    args.bias_ih = parameter(bias_ih, "bias_ih", H, x);
+    args.bias_hh = parameter(bias_hh, "bias_hh", H, x);
+    args.decay = parameter(decay, "decay", H, x);
+    args.threshold = parameter(threshold, "threshold", H, x);
+    args.gain = parameter(gain, "gain", H, x);
+    args.initial = pointer<const Real>(first);
+    for (std::int64_t k = 0; k < chunks; ++k) {
+      const std::int64_t t = k * longest;
+      args.T = std::min(longest, T - t);
+      args.u = project(t, args.T);
+      args.spikes = row<Scalar>(spikes, t * N * H);
+      args.membrane = row<Scalar>(membrane, t * N * H);
+      const bool final = k + 1 == chunks;
+      args.last = final ? pointer<Real>(last) : carries ? row<Real>(carries, k * N * H) : pointer<Real>(carry);
+      Device::scan(args, chosen, x);
+      args.initial = args.last;
+    }
+    if (want_last && T == 0) {
+      if (first) {
+        torch::stable::copy_(*last, *first);
+      } else {
+        torch::stable::zero_(*last);
+      }
+    }
+    const auto or_nothing = [&](const MaybeTensor& tensor) { return tensor ? *tensor : nothing(x); };
+    return std::make_tuple(or_nothing(spikes), or_nothing(membrane), or_nothing(carries), or_nothing(last));
+  });
+}
+
+}  // namespace leakypar

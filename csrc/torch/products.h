@@ -1,0 +1,81 @@
+// Matrix products and sums through torch's own operators.
+#pragma once
+
+#include "tensors.h"
+
+namespace leakypar {
+
+// out = a b through torch's own operator.
+inline void aten_product(const Tensor& out, const Tensor& a, const Tensor& b) {
+  std::array<StableIValue, 3> stack = {torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                       torch::stable::detail::from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);  // the returned alias of out, released
+}
+
+// The sum of products a_k b_k that come one by one. Their sum is held in the state type: 16-bit pieces would lose what a
+// single product keeps.
+template <typename Device, typename Scalar>
+class ProductSum {
+ public:
+  ProductSum(const Tensor& like, std::int64_t rows, std::int64_t columns, bool allow_tf32)
+      : like_(like), rows_(rows), columns_(columns), allow_tf32_(allow_tf32) {}
+
+  void add(const Tensor& a, const Tensor& b) {
+    constexpr ScalarType dtype = dtype_of<typename Device::template Projected<Scalar>>;
+    if (total_ && Device::accumulates(dtype)) return Device::product(*total_, a, b, true, allow_tf32_);
+    const Tensor product = new_empty(like_, {rows_, columns_}, dtype);
+    Device::product(product, a, b, false, allow_tf32_);
+    // Of torch's sums of two tensors, the stable ABI has the difference.
+    total_ =
+        total_ ? torch::stable::subtract(torch::stable::to(*total_, dtype_of<State<Scalar>>), product, -1.0) : product;
+  }
+
+  Tensor result() const {
+    const std::array<std::int64_t, 2> sizes = {rows_, columns_};
+    if (!total_) return torch::stable::new_zeros(like_, sizes, dtype_of<Scalar>);
+    return torch::stable::to(*total_, dtype_of<Scalar>);
+  }
+
+ private:
+  Tensor like_;
+  std::int64_t rows_, columns_;
+  bool allow_tf32_;
+  MaybeTensor total_;
+};
+
+// u = x W^T for a run of time steps: written where the scan's output goes, which the scan overwrites in place, or into a
+// buffer of its own where that has another element type or there is no output.
+template <typename Device, typename Scalar>
+class Projection {
+  using Projected = typename Device::template Projected<Scalar>;
+  static constexpr bool in_place = std::is_same_v<Projected, Scalar>;
+
+ public:
+  // x [T, N, C], weight [H, C]; output: none, [T, N, H], or as many steps as the longest run, each of which starts over.
+  Projection(const Tensor& x, const Tensor& weight, const MaybeTensor& output, std::int64_t longest, bool allow_tf32)
+      : x_(x), output_(in_place ? output : std::nullopt), allow_tf32_(allow_tf32) {
+    const Tensor converted = torch::stable::to(weight, dtype_of<Projected>);
+    weight_transposed_ = torch::stable::transpose(const_cast<Tensor&>(converted), 0, 1);
+    if (!output_) {
+      output_ = new_empty(x, {std::min(longest, x.size(0)), x.size(1), weight.size(0)}, dtype_of<Projected>);
+    }
+    starts_over_ = output_->size(0) < x.size(0);
+  }
+
+  // u [count, N, H] of the steps from this one on.
+  const Projected* operator()(std::int64_t first, std::int64_t count) const {
+    const std::int64_t N = x_.size(1), C = x_.size(2), H = output_->size(2);
+    const Tensor from = torch::stable::to(matrix(steps(x_, first, count), count * N, C), dtype_of<Projected>);
+    const Tensor into = matrix(steps(*output_, starts_over_ ? 0 : first, count), count * N, H);
+    Device::product(into, from, weight_transposed_, false, allow_tf32_);
+    return static_cast<const Projected*>(into.data_ptr());
+  }
+
+ private:
+  Tensor x_, weight_transposed_;
+  MaybeTensor output_;
+  bool starts_over_, allow_tf32_;
+};
+
+}  // namespace leakypar

@@ -1,0 +1,152 @@
+// What the operators share: how tensors are checked, described to the kernels, and made. Torch's stable ABI alone is used.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "../leakypar.h"
+
+namespace leakypar {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+inline std::string shape(const Tensor& tensor) {
+  std::ostringstream text;
+  text << "[";
+  for (std::int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
+  text << "]";
+  return text.str();
+}
+
+template <typename Size>
+std::string listed(const std::vector<Size>& sizes) {
+  std::ostringstream text;
+  for (std::size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
+  return text.str();
+}
+
+inline void check_dimensions(const Tensor& tensor, const char* name, const std::vector<const char*>& expected) {
+  STD_TORCH_CHECK(tensor.dim() == static_cast<std::int64_t>(expected.size()), "leakypar: ", name, " has shape ",
+                  shape(tensor), ", expected [", listed(expected), "]");
+}
+
+inline void check_shape(const Tensor& tensor, const char* name, const std::vector<std::int64_t>& expected) {
+  bool equal = tensor.dim() == static_cast<std::int64_t>(expected.size());
+  for (std::size_t i = 0; equal && i < expected.size(); ++i) equal = tensor.size(i) == expected[i];
+  STD_TORCH_CHECK(equal, "leakypar: ", name, " has shape ", shape(tensor), ", expected [", listed(expected), "]");
+}
+
+inline void check_like(const Tensor& tensor, const char* name, const Tensor& like, ScalarType dtype) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "leakypar: ", name, " has dtype ",
+                  torch::headeronly::toString(tensor.scalar_type()), ", expected ", torch::headeronly::toString(dtype));
+  STD_TORCH_CHECK(tensor.device() == like.device(), "leakypar: ", name, " is on another device than the input");
+}
+
+template <typename Scalar>
+inline constexpr ScalarType dtype_of = ScalarType::Float;
+template <>
+inline constexpr ScalarType dtype_of<double> = ScalarType::Double;
+template <>
+inline constexpr ScalarType dtype_of<float16> = ScalarType::Half;
+template <>
+inline constexpr ScalarType dtype_of<bfloat16> = ScalarType::BFloat16;
+
+inline DType parameter_dtype(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return DType::float32;
+    case ScalarType::Double:
+      return DType::float64;
+    case ScalarType::Half:
+      return DType::float16;
+    case ScalarType::BFloat16:
+      return DType::bfloat16;
+    default:
+      STD_TORCH_CHECK(false, "leakypar: ", name, " has dtype ", torch::headeronly::toString(tensor.scalar_type()),
+                      ", expected float32, float64, float16 or bfloat16");
+  }
+}
+
+template <typename Body>
+auto with_element(ScalarType dtype, Body body) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return body(std::type_identity<float>());
+    case ScalarType::Double:
+      return body(std::type_identity<double>());
+    case ScalarType::Half:
+      return body(std::type_identity<float16>());
+    case ScalarType::BFloat16:
+      return body(std::type_identity<bfloat16>());
+    default:
+      STD_TORCH_CHECK(false, "leakypar: dtype ", torch::headeronly::toString(dtype),
+                      " has no kernel; expected float32, float64, float16 or bfloat16");
+  }
+}
+
+inline Parameter parameter(const MaybeTensor& tensor, const char* name, std::int64_t H, const Tensor& like) {
+  if (!tensor) return {nullptr, DType::float32, 0};
+  const bool scalar = tensor->dim() == 0 || (tensor->dim() == 1 && tensor->size(0) == 1);
+  if (!scalar) check_shape(*tensor, name, {H});
+  STD_TORCH_CHECK(tensor->device() == like.device(), "leakypar: ", name, " is on another device than the input");
+  return {tensor->data_ptr(), parameter_dtype(*tensor, name), scalar ? 0 : tensor->stride(0)};
+}
+
+template <typename Type>
+Type* pointer(const MaybeTensor& tensor) {
+  return tensor ? static_cast<Type*>(tensor->data_ptr()) : nullptr;
+}
+
+template <typename Type>
+Type* row(const MaybeTensor& tensor, std::int64_t offset) {
+  return tensor ? static_cast<Type*>(tensor->data_ptr()) + offset : nullptr;
+}
+
+inline Tensor new_empty(const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+inline Tensor nothing(const Tensor& like) { return new_empty(like, {0}, like.scalar_type()); }
+
+inline Tensor matrix(const Tensor& tensor, std::int64_t rows, std::int64_t columns) {
+  const std::array<std::int64_t, 2> sizes = {rows, columns};
+  return torch::stable::reshape(tensor, sizes);
+}
+
+inline Tensor steps(const Tensor& tensor, std::int64_t first, std::int64_t count) {
+  Tensor whole = tensor;
+  return torch::stable::narrow(whole, 0, first, count);
+}
+
+// A carry [N, H] in the state type, contiguous.
+inline MaybeTensor state(const MaybeTensor& tensor, const char* name, std::int64_t N, std::int64_t H,
+                         ScalarType dtype) {
+  if (!tensor) return std::nullopt;
+  check_shape(*tensor, name, {N, H});
+  return torch::stable::contiguous(torch::stable::to(*tensor, dtype));
+}
+
+// The operators are not differentiable by themselves, and torch refuses to write a product into a given tensor while it
+// records.
+class NoGrad {
+ public:
+  NoGrad() : enabled_(aoti_torch_grad_mode_is_enabled()) { aoti_torch_grad_mode_set_enabled(false); }
+  ~NoGrad() { aoti_torch_grad_mode_set_enabled(enabled_); }
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool enabled_;
+};
+
+}  // namespace leakypar
