@@ -33,8 +33,8 @@ struct DeviceFacts {
   std::int64_t cache_bytes;      // the last-level cache that a chunk of the projection should stay in
 };
 
-// The CPU's chunk should stay in the second-level caches; a MiB is what half of two cores' hold.
-inline constexpr DeviceFacts cpu_facts{0, std::int64_t{2} << 20};
+// Of a CPU's last-level cache, what a chunk can count on beside the other cores' work. docs/cpu.md has the measurement.
+inline constexpr DeviceFacts cpu_facts{0, std::int64_t{4} << 20};
 
 struct Problem {
   std::int64_t T, N, C, H;
@@ -61,12 +61,18 @@ inline Scan choose_scan(const Problem& problem, const DeviceFacts& device) {
   return lanes_fill_the_chip || too_short_to_split ? Scan::lane : Scan::split;
 }
 
-// The time steps of a chunk that holds at most so many bytes of [N, H] rows. Chunks are made equal, so that the last one
+// Each product reads the weights anew, so it should have about as many rows as they have: below this many, a chunk that
+// stays in the cache costs more in weights than it saves.
+inline constexpr std::int64_t least_product_rows = 1024;
+
+// The time steps of a chunk that holds at most so many bytes of [N, H] rows, or the least rows of a product. Chunks are made equal, so that the last one
 // is not a sliver.
 inline std::int64_t steps_within(std::int64_t bytes, const Problem& problem) {
   const std::int64_t T = std::max<std::int64_t>(problem.T, 1);
   const std::int64_t row_bytes = std::max<std::int64_t>(problem.N * problem.H * problem.element_bytes, 1);
-  const std::int64_t fitting = std::clamp<std::int64_t>(bytes / row_bytes, 1, T);
+  const std::int64_t N = std::max<std::int64_t>(problem.N, 1);
+  const std::int64_t worthwhile = (least_product_rows + N - 1) / N;
+  const std::int64_t fitting = std::min(std::max(bytes / row_bytes, worthwhile), T);
   const std::int64_t chunks = (T + fitting - 1) / fitting;
   return (T + chunks - 1) / chunks;
 }

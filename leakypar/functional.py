@@ -204,22 +204,54 @@ def leaky_parallel(
     """
     validation.check_input(x, weight)
     H = weight.shape[0]
-    dtype = validation.compute_dtype(x, weight)
     validation.check_vector("decay", decay, H, x)
     for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
         if bias is not None:
             validation.check_vector(name, bias, H, x)
     validation.check_per_neuron("threshold", threshold, H, x)
     validation.check_per_neuron("gain", gain, H, x)
-    validation.check_initial_membrane(initial_membrane, x, H, dtype)
-    validation.check_probability("dropout", dropout)
-    validation.check_flag("recompute", recompute)
-    spike = surrogate.resolve(spike_grad)
-    launch = ops.launch(plan)
     if not ops.is_available(x.device.type):
         raise RuntimeError(ops.unavailable_reason(x.device.type))
+    return run(
+        x,
+        weight,
+        decay,
+        bias_ih,
+        bias_hh,
+        threshold,
+        gain,
+        initial_membrane=initial_membrane,
+        spike_grad=surrogate.resolve(spike_grad),
+        dropout=validation.check_probability("dropout", dropout),
+        return_membrane=return_membrane,
+        return_state=return_state,
+        recompute=validation.check_flag("recompute", recompute),
+        launch=ops.launch(plan),
+    )
 
-    x, weight = x.to(dtype), weight.to(dtype)
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    threshold: Tensor | float,
+    gain: Tensor | float,
+    *,
+    initial_membrane: Tensor | None,
+    spike_grad: surrogate.SpikeGrad,
+    dropout: float,
+    return_membrane: bool,
+    return_state: bool,
+    recompute: bool,
+    launch: ops.Launch,
+) -> Tensor | tuple[Tensor, ...]:
+    """`leaky_parallel` where all but `initial_membrane` and the dtype of `x` is known to fit, as in the module."""
+    dtype = validation.compute_dtype(x, weight)
+    validation.check_initial_membrane(initial_membrane, x, weight.shape[0], dtype)
+    if x.dtype != dtype or weight.dtype != dtype:  # under autocast
+        x, weight = x.to(dtype), weight.to(dtype)
     threshold, gain = (_tensor(value, x) for value in (threshold, gain))
     batched = x.dim() == 3
     if not batched:
@@ -227,13 +259,13 @@ def leaky_parallel(
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
 
     kernel_surrogate = None
-    if dropout == 0 and isinstance(spike, surrogate.SurrogateGradient) and spike.kind is not None:
-        kernel_surrogate = (spike.kind, *spike.parameters)
+    if dropout == 0 and isinstance(spike_grad, surrogate.SurrogateGradient) and spike_grad.kind is not None:
+        kernel_surrogate = (spike_grad.kind, *spike_grad.parameters)
     in_kernel = kernel_surrogate is not None
     if recompute and not in_kernel:
         raise ValueError(
             "recompute must be False where the spike runs in PyTorch, which keeps the membrane: "
-            f"got recompute=True with spike_grad={spike!r} and dropout={dropout}"
+            f"got recompute=True with spike_grad={spike_grad!r} and dropout={dropout}"
         )
     spikes, membrane, last = _run(
         (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial_membrane),
@@ -246,7 +278,7 @@ def leaky_parallel(
     if not in_kernel:
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
         v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
-        spikes = (validation.check_spikes(spike(v), v) * gain).to(dtype)
+        spikes = (validation.check_spikes(spike_grad(v), v) * gain).to(dtype)
     results = [spikes] + [membrane] * return_membrane + [last] * return_state
     if not batched:
         # The batch dimension is 1 in spikes and membrane [T, 1, H], 0 in the final membrane [1, H].

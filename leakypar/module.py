@@ -199,22 +199,23 @@ class LeakyParallel(nn.Module):
             ValueError: an argument has the wrong shape, dtype or device.
             RuntimeError: the backend is "fused", and the kernels were not built for the device.
         """
-        weights = self.rnn
-        dense = self.weight_hh_enable
+        weights, dense = self.rnn, self.weight_hh_enable
+        weight = weights.weight_ih_l0
         options: dict[str, Any] = {
             "initial_membrane": initial_membrane,
-            "spike_grad": surrogate.disabled() if self.surrogate_disable else self.spike_grad,
+            "spike_grad": surrogate.disabled() if self.surrogate_disable else surrogate.resolve(self.spike_grad),
             "dropout": self.dropout if self.training else 0.0,
             "return_membrane": return_membrane,
             "return_state": return_state,
         }
         run = rnn.leaky_parallel
-        if _runs_fused(self.backend, weights.weight_ih_l0.device.type, dense):
-            run = functional.leaky_parallel
-            options |= {"plan": self.plan, "recompute": self.recompute}
+        if _runs_fused(self.backend, weight.device.type, dense):
+            validation.check_input(x, weight)
+            options |= {"recompute": self.recompute, "launch": ops.launch(self.plan)}
+            run = functional.run
         return run(
             x,
-            weights.weight_ih_l0,
+            weight,
             weights.weight_hh_l0 if dense else weights.weight_hh_l0.diagonal(),
             weights.bias_ih_l0,
             weights.bias_hh_l0,

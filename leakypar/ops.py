@@ -200,7 +200,7 @@ def forward(
         Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, carries `[chunks - 1, N, H]` and last membrane
         `[N, H]` in the state dtype; an empty tensor for each that is not wanted.
     """
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _library.forward(
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _library.forward.default(
         x,
         weight,
         bias_ih,
@@ -276,7 +276,7 @@ def backward(
     """
     like = x if membrane is None else membrane
     assert like is not None  # one of the two is always given
-    grads: tuple[Tensor, ...] = _library.backward(
+    grads: tuple[Tensor, ...] = _library.backward.default(
         grad_spikes,
         grad_membrane,
         grad_last,

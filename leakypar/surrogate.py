@@ -83,9 +83,11 @@ class SurrogateGradient:
 
     Attributes:
         kind: The number by which the kernels know this surrogate, or None if it only runs in PyTorch.
+        parameters: What the kernels take beside the kind: the constructor's arguments in order, padded with zeros.
     """
 
     kind: ClassVar[int | None] = None
+    parameters: tuple[float, float] = (0.0, 0.0)
     _at_least_zero: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -94,13 +96,8 @@ class SurrogateGradient:
             if field.name in self._at_least_zero and value < 0:
                 raise ValueError(f"{type(self).__name__}: {field.name} must not be negative, got {value}")
             object.__setattr__(self, field.name, value)  # the dataclasses below are frozen
-
-    @property
-    def parameters(self) -> tuple[float, float]:
-        """What the kernels take beside the kind: the constructor's arguments in order, padded with zeros."""
         values = () if self.kind is None else tuple(getattr(self, field.name) for field in fields(cast(Any, self)))
-        p0, p1, *_ = (*values, 0.0, 0.0)
-        return p0, p1
+        object.__setattr__(self, "parameters", (*values, 0.0, 0.0)[:2])
 
     def derivative(self, v: Tensor) -> Tensor:
         """The surrogate derivative at every element of ``v`` (float32 or float64), in its shape and dtype."""

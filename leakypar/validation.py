@@ -12,6 +12,7 @@ from numbers import Real
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence
 
 BACKENDS = ("auto", "fused", "rnn")
@@ -31,6 +32,8 @@ def check_tensor(name: str, value: object, expected: str) -> Tensor:
     Raises:
         TypeError: If it is something else, a PackedSequence included.
     """
+    if type(value) in (Tensor, Parameter) and value.layout is torch.strided and value.dtype in COMPUTE_DTYPES:
+        return value  # at once: this runs for every tensor of every call
     if isinstance(value, PackedSequence):
         raise TypeError(
             f"{name} must be a tensor {expected}, got a PackedSequence: pad it with "
@@ -142,7 +145,7 @@ def check_vector(name: str, value: object, hidden_size: int, x: Tensor) -> None:
         ValueError: If its shape or device does not fit.
     """
     value = check_tensor(name, value, "[H]")
-    if list(value.shape) != [hidden_size]:
+    if value.shape != (hidden_size,):
         raise ValueError(f"{name} must have shape [H] = [{hidden_size}], got {list(value.shape)}")
     check_device(name, value, x)
 

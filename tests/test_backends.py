@@ -38,14 +38,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     def recording(name: str) -> Callable[..., Any]:
         def run(*tensors: Any, **options: Any) -> Any:
             recorded.append((name, options.copy()))
-            for of_the_kernels in ("plan", "recompute"):
+            for of_the_kernels in ("launch", "recompute"):
                 options.pop(of_the_kernels, None)
             return run_rnn(*tensors, **options)
 
         return run
 
     monkeypatch.setattr(rnn, "leaky_parallel", recording("rnn"))
-    monkeypatch.setattr(functional, "leaky_parallel", recording("fused"))
+    monkeypatch.setattr(functional, "run", recording("fused"))
     return recorded
 
 
@@ -104,9 +104,9 @@ def test_the_plan_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch, runs: lis
     layer = LeakyParallel(C, H, plan=plan, recompute=True)
     call(layer, "cuda")
     call(layer, "cpu")
-    assert runs[0][1]["plan"] == plan
+    assert runs[0][1]["launch"] == plan
     assert runs[0][1]["recompute"] is True
-    assert not {"plan", "recompute"} & runs[1][1].keys()
+    assert not {"launch", "recompute"} & runs[1][1].keys()
 
 
 def test_auto_without_cuda_kernels_warns_once_for_a_reason(monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:

@@ -42,7 +42,7 @@ def test_a_chunk_fits_half_the_cache_and_chunks_are_even(name: str, dtype: torch
     T, N, C, H = SHAPES[name]
     steps = leakypar.plan(T, N, C, H, dtype=dtype, device=H100).chunk_steps
     row = N * H * dtype.itemsize
-    fitting = min(T, max(1, H100.cache_bytes // 2 // row))
+    fitting = min(T, max(-(-1024 // N), H100.cache_bytes // 2 // row))
     chunks = -(-T // steps)
     assert 1 <= steps <= fitting
     assert chunks == -(-T // fitting)  # no more chunks than must be

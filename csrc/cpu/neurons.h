@@ -4,6 +4,7 @@
 // spans many short batch rows. Each is laid out once a scan.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -41,9 +42,10 @@ class Repeated {
  private:
   template <typename Element>
   void add(const Element* data, std::int64_t stride) {
-    for (std::int64_t c = 0, neuron = 0; c < count_; ++c) {
-      values_[c] += static_cast<Real>(to_state(data[neuron * stride]));
-      if (++neuron == H_) neuron = 0;
+    for (std::int64_t first = 0; first < count_; first += H_) {
+      Real* const period = values_.get() + first;
+      const std::int64_t neurons = std::min(H_, count_ - first);
+      for (std::int64_t i = 0; i < neurons; ++i) period[i] += static_cast<Real>(to_state(data[i * stride]));
     }
   }
 

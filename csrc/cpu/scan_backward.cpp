@@ -182,7 +182,7 @@ void scan_backward(const Backward<Scalar>& args, const ParallelFor& parallel_for
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
-  for_each_tile<Real>(args.T, M, parallel_for, [&](Span span) {
+  for_each_tile<Real>(args.T, M, 1 << 17, parallel_for, [&](Span span) {
     BackwardTile<Scalar> tile(args, neurons, span);
     backward_rows(args, span, tile);
     add_initial_to_sum_decay(args, span, tile);

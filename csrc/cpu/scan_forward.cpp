@@ -86,7 +86,7 @@ void scan_forward(const Forward<Scalar>& args, const ParallelFor& parallel_for) 
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
-  for_each_tile<Real>(args.T, M, parallel_for, [&](Span span) {
+  for_each_tile<Real>(args.T, M, 1 << 18, parallel_for, [&](Span span) {
     ForwardTile<Scalar> tile(args, neurons, span);
     forward_rows(args, span, tile);
     store_state(tile.h, span, args.last);

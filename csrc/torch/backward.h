@@ -43,7 +43,7 @@ class Membrane {
     args.membrane = static_cast<const Scalar*>(kept_.data_ptr()) + first * M;
     args.initial = pointer<const Real>(initial_);
     if (k == 0) return;
-    before_ = torch::stable::to(steps(kept_, first - 1, 1), dtype_of<Real>);
+    before_ = converted(steps(kept_, first - 1, 1), dtype_of<Real>);
     args.initial = pointer<const Real>(before_);
   }
 
@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     if (!tensor) return std::nullopt;
     check_shape(*tensor, name, {T, N, H});
     check_like(*tensor, name, like, like.scalar_type());
-    return torch::stable::contiguous(*tensor);
+    return tensor->is_contiguous() ? *tensor : torch::stable::contiguous(*tensor);
   };
   const NoGrad no_grad;
   const typename Device::Guard guard(like);
@@ -126,11 +126,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
                                       allow_tf32);
     }();
 
-    const Tensor grad_u = new_empty(like, {std::min(longest, T), N, H}, dtype_of<Projected>);
+    const Tensor grad_u = Device::new_output(like, {std::min(longest, T), N, H}, dtype_of<Projected>);
     MaybeTensor back_to_x, grad_x, grad_initial, carry;
     if (want_x) {
-      back_to_x = torch::stable::to(*weight, dtype_of<Projected>);
-      grad_x = new_empty(like, {T, N, C}, like.scalar_type());
+      back_to_x = converted(*weight, dtype_of<Projected>);
+      grad_x = Device::new_output(like, {T, N, C}, like.scalar_type());
     }
     if (want_initial) grad_initial = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);
@@ -178,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         }
       }
       if (want_weight) {
-        const Tensor from = torch::stable::to(matrix(steps(*x, t, args.T), args.T * N, C), dtype_of<Projected>);
+        const Tensor from = converted(matrix(steps(*x, t, args.T), args.T * N, C), dtype_of<Projected>);
         grad_weight.add(torch::stable::transpose(const_cast<Tensor&>(grad_rows), 0, 1), from);
       }
     }

@@ -27,14 +27,13 @@ class ProductSum {
     const Tensor product = new_empty(like_, {rows_, columns_}, dtype);
     Device::product(product, a, b, false, allow_tf32_);
     // Of torch's sums of two tensors, the stable ABI has the difference.
-    total_ =
-        total_ ? torch::stable::subtract(torch::stable::to(*total_, dtype_of<State<Scalar>>), product, -1.0) : product;
+    total_ = total_ ? torch::stable::subtract(converted(*total_, dtype_of<State<Scalar>>), product, -1.0) : product;
   }
 
   Tensor result() const {
     const std::array<std::int64_t, 2> sizes = {rows_, columns_};
     if (!total_) return torch::stable::new_zeros(like_, sizes, dtype_of<Scalar>);
-    return torch::stable::to(*total_, dtype_of<Scalar>);
+    return converted(*total_, dtype_of<Scalar>);
   }
 
  private:
@@ -55,8 +54,8 @@ class Projection {
   // x [T, N, C], weight [H, C]; output: none, [T, N, H], or as many steps as the longest run, each of which starts over.
   Projection(const Tensor& x, const Tensor& weight, const MaybeTensor& output, std::int64_t longest, bool allow_tf32)
       : x_(x), output_(in_place ? output : std::nullopt), allow_tf32_(allow_tf32) {
-    const Tensor converted = torch::stable::to(weight, dtype_of<Projected>);
-    weight_transposed_ = torch::stable::transpose(const_cast<Tensor&>(converted), 0, 1);
+    const Tensor operand = converted(weight, dtype_of<Projected>);
+    weight_transposed_ = torch::stable::transpose(const_cast<Tensor&>(operand), 0, 1);
     if (!output_) {
       output_ = new_empty(x, {std::min(longest, x.size(0)), x.size(1), weight.size(0)}, dtype_of<Projected>);
     }
@@ -66,7 +65,7 @@ class Projection {
   // u [count, N, H] of the steps from this one on.
   const Projected* operator()(std::int64_t first, std::int64_t count) const {
     const std::int64_t N = x_.size(1), C = x_.size(2), H = output_->size(2);
-    const Tensor from = torch::stable::to(matrix(steps(x_, first, count), count * N, C), dtype_of<Projected>);
+    const Tensor from = converted(matrix(steps(x_, first, count), count * N, C), dtype_of<Projected>);
     const Tensor into = matrix(steps(*output_, starts_over_ ? 0 : first, count), count * N, H);
     Device::product(into, from, weight_transposed_, false, allow_tf32_);
     return static_cast<const Projected*>(into.data_ptr());

@@ -118,12 +118,18 @@ inline Tensor new_empty(const Tensor& like, const std::vector<std::int64_t>& siz
 
 inline Tensor nothing(const Tensor& like) { return new_empty(like, {0}, like.scalar_type()); }
 
+// The tensor itself where nothing changes: an operator of torch that has nothing to do still costs a microsecond.
+inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
 inline Tensor matrix(const Tensor& tensor, std::int64_t rows, std::int64_t columns) {
   const std::array<std::int64_t, 2> sizes = {rows, columns};
   return torch::stable::reshape(tensor, sizes);
 }
 
 inline Tensor steps(const Tensor& tensor, std::int64_t first, std::int64_t count) {
+  if (count == tensor.size(0)) return tensor;
   Tensor whole = tensor;
   return torch::stable::narrow(whole, 0, first, count);
 }
@@ -133,7 +139,7 @@ inline MaybeTensor state(const MaybeTensor& tensor, const char* name, std::int64
                          ScalarType dtype) {
   if (!tensor) return std::nullopt;
   check_shape(*tensor, name, {N, H});
-  return torch::stable::contiguous(torch::stable::to(*tensor, dtype));
+  return torch::stable::contiguous(converted(*tensor, dtype));
 }
 
 // The operators are not differentiable by themselves, and torch refuses to write a product into a given tensor while it
