@@ -1,0 +1,142 @@
+// The CPU's scans on 1, 2, 3 and 8 threads of the standard library, which a thread sanitizer can follow. Every array that
+// they leave must have the same bits for any number of threads. Prints one line for each that has not, and exits 1.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "leakypar.h"
+
+namespace {
+
+using namespace leakypar;
+
+// Contiguous shares of at least `grain`, as torch hands them out.
+cpu::ParallelFor on_threads(int threads) {
+  return
+      [threads](std::int64_t count, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
+        const std::int64_t tasks = std::min<std::int64_t>(threads, (count + grain - 1) / grain);
+        const std::int64_t share = tasks > 0 ? (count + tasks - 1) / tasks : 0;
+        std::vector<std::thread> running;
+        for (std::int64_t begin = 0; begin < count; begin += share) {
+          running.emplace_back([&body, begin, end = std::min(begin + share, count)] { body(begin, end); });
+        }
+        for (std::thread& thread : running) thread.join();
+      };
+}
+
+template <typename Scalar>
+struct Results {
+  using Real = State<Scalar>;
+  std::vector<Scalar> spikes, membrane;
+  std::vector<Real> last, grad_u, grad_initial, sum_bias, sum_decay, sum_threshold, sum_gain;
+};
+
+template <typename Value>
+bool same_bits(const std::vector<Value>& one, const std::vector<Value>& other) {
+  return one.size() == other.size() && std::memcmp(one.data(), other.data(), one.size() * sizeof(Value)) == 0;
+}
+
+template <typename Real>
+std::vector<Real> drawn(std::int64_t count, std::uint32_t seed) {
+  std::vector<Real> values(count);
+  for (Real& value : values) {
+    seed = seed * 1664525u + 1013904223u;
+    value = static_cast<Real>(static_cast<std::int32_t>(seed)) / Real(1u << 31);
+  }
+  return values;
+}
+
+template <typename Scalar>
+Results<Scalar> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads) {
+  using Real = State<Scalar>;
+  const std::int64_t M = N * H;
+  const auto u = drawn<Real>(T * M, 1), initial = drawn<Real>(M, 2), grad_last = drawn<Real>(M, 3);
+  const auto decay = drawn<Real>(H, 4), threshold = drawn<Real>(H, 5), gain = drawn<Real>(H, 6);
+  constexpr DType dtype = sizeof(Real) == sizeof(double) ? DType::float64 : DType::float32;
+  const auto parameter = [](const std::vector<Real>& values) { return Parameter{values.data(), dtype, 1}; };
+
+  Results<Scalar> r;
+  r.spikes.resize(T * M);
+  r.membrane.resize(T * M);
+  r.grad_u.resize(T * M);
+  for (auto* state : {&r.last, &r.grad_initial, &r.sum_bias, &r.sum_decay, &r.sum_threshold, &r.sum_gain}) {
+    state->resize(M);
+  }
+  ScanForward<Scalar, Real> forward = {};
+  forward.T = T;
+  forward.N = N;
+  forward.H = H;
+  forward.u = u.data();
+  forward.bias_ih = forward.decay = parameter(decay);
+  forward.threshold = parameter(threshold);
+  forward.gain = parameter(gain);
+  forward.initial = initial.data();
+  forward.spikes = r.spikes.data();
+  forward.membrane = r.membrane.data();
+  forward.last = r.last.data();
+  cpu::scan_forward<Scalar>(forward, on_threads(threads));
+
+  ScanBackward<Scalar, Real> backward = {};
+  backward.T = T;
+  backward.N = N;
+  backward.H = H;
+  backward.grad_spikes = r.membrane.data();
+  backward.grad_last = grad_last.data();
+  backward.membrane = r.membrane.data();
+  backward.initial = initial.data();
+  backward.decay = parameter(decay);
+  backward.threshold = parameter(threshold);
+  backward.gain = parameter(gain);
+  backward.surrogate = {SurrogateKind::atan, 2.0, 0.0};
+  backward.grad_u = r.grad_u.data();
+  backward.grad_initial = r.grad_initial.data();
+  backward.sum_bias = r.sum_bias.data();
+  backward.sum_decay = r.sum_decay.data();
+  backward.sum_threshold = r.sum_threshold.data();
+  backward.sum_gain = r.sum_gain.data();
+  cpu::scan_backward<Scalar>(backward, on_threads(threads));
+  return r;
+}
+
+template <typename Scalar>
+int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t H) {
+  const Results<Scalar> one = run<Scalar>(T, N, H, 1);
+  int found = 0;
+  for (const int threads : {2, 3, 8}) {
+    const Results<Scalar> many = run<Scalar>(T, N, H, threads);
+    const auto compare = [&](const char* name, bool same) {
+      if (same) return;
+      ++found;
+      std::printf("%s of %s [%lld, %lld, %lld]: other bits on %d threads\n", name, dtype, static_cast<long long>(T),
+                  static_cast<long long>(N), static_cast<long long>(H), threads);
+    };
+    compare("spikes", same_bits(one.spikes, many.spikes));
+    compare("membrane", same_bits(one.membrane, many.membrane));
+    compare("last", same_bits(one.last, many.last));
+    compare("grad_u", same_bits(one.grad_u, many.grad_u));
+    compare("grad_initial", same_bits(one.grad_initial, many.grad_initial));
+    compare("sum_bias", same_bits(one.sum_bias, many.sum_bias));
+    compare("sum_decay", same_bits(one.sum_decay, many.sum_decay));
+    compare("sum_threshold", same_bits(one.sum_threshold, many.sum_threshold));
+    compare("sum_gain", same_bits(one.sum_gain, many.sum_gain));
+  }
+  return found;
+}
+
+}  // namespace
+
+int main() {
+  int found = 0;
+  // Long, short and ragged; the second spans batch rows within a tile, the last has fewer channels than a thread's share.
+  for (const auto& [T, N, H] : {std::array<std::int64_t, 3>{3000, 3, 70}, {2500, 40, 7}, {9000, 1, 33}}) {
+    found += differences<float>("float32", T, N, H);
+    found += differences<double>("float64", T, N, H);
+    found += differences<float16>("float16", T, N, H);
+    found += differences<bfloat16>("bfloat16", T, N, H);
+  }
+  return found > 0;
+}
