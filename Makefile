@@ -37,7 +37,7 @@ cxx_files = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cuh' -o -n
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(call needs,demo) ## Train a network on handwritten digits, beside nn.RNN and snntorch
@@ -50,6 +50,14 @@ test: $(call needs,test) ## Run every test
 .PHONY: bench
 bench: $(call needs,bench) ## Measure against nn.RNN and nn.Linear, as a table and a CSV
 	$(python) -m benchmarks $(BENCH_ARGS)
+
+.PHONY: bench-cpu
+bench-cpu: $(call needs,bench) ## Measure the fused kernels on this CPU, and rewrite the tables of docs/cpu.md
+	$(python) -m benchmarks.cpu $(BENCH_ARGS)
+
+.PHONY: instructions
+instructions: ## Count the instructions of the CPU's scans, beside what their design predicts (needs valgrind)
+	$(PYTHON) -m tools.instructions
 
 .PHONY: readme
 readme: $(call needs,bench) ## Rewrite the README's tables from benchmarks/results/
@@ -89,6 +97,10 @@ format: $(call needs,dev) ## Put every file into the house style
 .PHONY: ptxas
 ptxas: ## Compile every kernel for every architecture; print registers, fail on spills
 	$(PYTHON) -m tools.ptxas_report
+
+.PHONY: sass
+sass: ## Disassemble every kernel; count matrix instructions, wide accesses and asynchronous copies, fail where one lacks
+	$(PYTHON) -m tools.sass_report
 
 .PHONY: asan
 asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer and UBSan

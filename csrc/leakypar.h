@@ -16,6 +16,7 @@
 #include "math/scalar.h"
 #include "math/surrogate.h"
 #include "plan.h"
+#include "project.h"
 
 #ifdef LEAKYPAR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -63,7 +64,7 @@ struct ScanBackward {
   const State<Scalar>* initial;    // [N, H], or null for zeros
   Parameter decay, threshold, gain;
   Surrogate surrogate;
-  Projected* grad_u;            // [T, N, H]
+  Projected* grad_u;            // [T, N, H]; on the CPU, may be the array that the membrane is read from
   State<Scalar>* grad_initial;  // [N, H], or null: r_0; may be the array that grad_last is read from
   // Partial sums, each [time_chunks, N, H] or null where no gradient needs it; what they hold is added to, so that a
   // sequence can be taken in pieces. The CPU and the lane scan have one time chunk, the split scan SplitShape::chunks(T).
@@ -73,17 +74,38 @@ struct ScanBackward {
   State<Scalar>* sum_gain;
 };
 
+// The projection, the scan and the spike at once: from the input to the spikes, and u nowhere.
+template <typename Scalar>
+struct ProjectScan {
+  std::int64_t T, N, C, H;
+  const Scalar* x;             // [T, N, C], the last dimension contiguous
+  std::int64_t x_step, x_row;  // elements between time steps, and between batch rows
+  const Scalar* weight;        // [H, C], the last dimension contiguous
+  std::int64_t weight_row;     // elements between neurons
+  Parameter bias_ih, bias_hh;
+  Parameter decay, threshold, gain;
+  const State<Scalar>* initial;  // [N, H], or null for zeros; may be the array that last is written to
+  Scalar* spikes;                // [T, N, H], or null
+  Scalar* membrane;              // [T, N, H], or null
+  State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
+};
+
 namespace cpu {
 
-// Runs body(begin, end) over a partition of [0, count), on as many threads as the caller's runtime has.
-using ParallelFor = std::function<void(std::int64_t count, std::int64_t grain,
-                                       const std::function<void(std::int64_t, std::int64_t)>& body)>;
+// The caller's threads: parallel_for(count, grain, body) runs body(begin, end) over a partition of [0, count) whose parts
+// have at least `grain`, the last excepted.
+struct Threads {
+  int count;
+  std::function<void(std::int64_t count, std::int64_t grain,
+                     const std::function<void(std::int64_t, std::int64_t)>& body)>
+      parallel_for;
+};
 
 template <typename Scalar>
-void scan_forward(const ScanForward<Scalar, State<Scalar>>& args, const ParallelFor& parallel_for);
+void scan_forward(const ScanForward<Scalar, State<Scalar>>& args, const Threads& threads);
 
 template <typename Scalar>
-void scan_backward(const ScanBackward<Scalar, State<Scalar>>& args, const ParallelFor& parallel_for);
+void scan_backward(const ScanBackward<Scalar, State<Scalar>>& args, const Threads& threads);
 
 }  // namespace cpu
 
@@ -100,6 +122,13 @@ template <typename Scalar>
 cudaError_t scan_forward(const ScanForward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream);
 template <typename Scalar>
 cudaError_t scan_backward(const ScanBackward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream);
+
+// Scalar: float16, bfloat16, or float, whose operands are rounded to TF32.
+template <typename Scalar>
+std::int64_t project_scan_workspace(const ProjectScan<Scalar>& args, const ProjectPlan& plan);
+template <typename Scalar>
+cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& plan, void* workspace,
+                         cudaStream_t stream);
 
 }  // namespace cuda
 #endif

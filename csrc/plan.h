@@ -31,6 +31,10 @@ inline constexpr SplitShape split_backward{8};
 struct DeviceFacts {
   std::int64_t multiprocessors;  // 0: a CPU, whose one scan is the lane scan
   std::int64_t cache_bytes;      // the last-level cache that a chunk of the projection should stay in
+  // Shared memory, in bytes: what one block may ask for, and what the blocks of one multiprocessor have together. Zero
+  // where it is not known, and then no kernel that needs much of it is chosen.
+  std::int64_t shared_bytes_of_block = 0;
+  std::int64_t shared_bytes_of_multiprocessor = 0;
 };
 
 // Of a CPU's last-level cache, what a chunk can count on beside the other cores' work. docs/cpu.md has the measurement.
@@ -87,8 +91,12 @@ inline Plan make_plan(const Problem& problem, const DeviceFacts& device) {
   return {scan, scan, steps, is_cpu ? steps : std::max<std::int64_t>(problem.T, 1)};
 }
 
-// Time steps between the carries that training keeps where its backward recomputes the membrane: it holds a sixteenth
-// of the membrane's bytes at most (a carry is float32 also for 16-bit elements), and long sequences keep 64 carries.
-inline std::int64_t recompute_steps(std::int64_t T) { return std::max<std::int64_t>(32, T / 64); }
+// Time steps between the carries that training keeps where its backward recomputes the membrane. Carries take a sixteenth
+// of the membrane's bytes at most (they are float32 also for 16-bit elements), long sequences keep 64 of them, and a
+// chunk's products have 128 rows at least.
+inline std::int64_t recompute_steps(std::int64_t T, std::int64_t N, std::int64_t element_bytes) {
+  const std::int64_t sixteenth = element_bytes < 4 ? 32 : 16;
+  return std::max({sixteenth, T / 64, 128 / std::max<std::int64_t>(N, 1)});
+}
 
 }  // namespace leakypar

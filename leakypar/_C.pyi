@@ -10,5 +10,26 @@ stable_abi_target: str
 cpu_facts: tuple[int, int]  # multiprocessors, cache_bytes
 
 def make_plan(
-    *, T: int, N: int, C: int, H: int, element_bytes: int, multiprocessors: int, cache_bytes: int
-) -> tuple[Literal["lane", "split"], Literal["lane", "split"], int]: ...
+    *,
+    T: int,
+    N: int,
+    C: int,
+    H: int,
+    element_bytes: int,
+    multiprocessors: int,
+    cache_bytes: int,
+    shared_bytes_of_block: int,
+    shared_bytes_of_multiprocessor: int,
+    can_fuse: bool,
+) -> tuple[Literal["lane", "split", "fused"], Literal["lane", "split"], int, int]: ...
+def make_project_plan(
+    *,
+    T: int,
+    N: int,
+    C: int,
+    H: int,
+    element_bytes: int,
+    multiprocessors: int,
+    shared_bytes_of_block: int,
+    shared_bytes_of_multiprocessor: int,
+) -> dict[str, int]: ...

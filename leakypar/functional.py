@@ -159,7 +159,7 @@ def leaky_parallel(
     return_membrane: bool = False,
     return_state: bool = False,
     recompute: bool = False,
-    plan: ops.Plan | ops.Scan | None = None,
+    plan: ops.Plan | ops.Forward | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""A layer of leaky integrate-and-fire neurons over a whole sequence, on the fused kernels.
 
@@ -188,9 +188,10 @@ def leaky_parallel(
         return_membrane: also return the membrane of every step, before dropout.
         return_state: also return the membrane after the last step, to continue from.
         recompute: keep for the backward only what the membrane is rebuilt from, a carry every
-            `leakypar.ops.recompute_steps(T)` steps: a sixteenth of the membrane's memory at most, for one more product
+            `leakypar.ops.recompute_steps` steps: a sixteenth of the membrane's memory at most, for one more product
             of input and weights. The spike must run in the kernels.
-        plan: "lane" or "split" to force the scans, a `leakypar.Plan` to force everything, None to let sizes decide.
+        plan: "lane" or "split" to force the scans, "fused" to force the fused forward (see `leakypar.Plan`), a
+            `leakypar.Plan` to force everything, None to let sizes decide.
 
     Returns:
         Spikes `[T, N, H]` (`[T, H]` without a batch) in the compute dtype; then, if asked for, the membrane in the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -64,8 +65,8 @@ class LeakyParallel(nn.Module):
             - `"fused"`: the fused kernels, on the CPU too.
             - `"rnn"`: the kernel of `nn.RNN` (cuDNN on CUDA).
 
-        plan: launch plan to force on the fused kernels: `"lane"`, `"split"` or a `leakypar.Plan`. None lets them
-            choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
+        plan: launch plan to force on the fused kernels: `"lane"`, `"split"`, `"fused"` or a `leakypar.Plan`. None lets
+            them choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
         recompute: let training keep a sixteenth of the membrane's memory at most, and rebuild the membrane in the
             backward, for one more product of input and weights. Only the fused kernels can, and the spike must run in
             them.
@@ -112,7 +113,7 @@ class LeakyParallel(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
-        plan: ops.Plan | ops.Scan | None = None,
+        plan: ops.Plan | ops.Forward | None = None,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -208,7 +209,7 @@ class LeakyParallel(nn.Module):
             "return_membrane": return_membrane,
             "return_state": return_state,
         }
-        run = rnn.leaky_parallel
+        run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
         if _runs_fused(self.backend, weight.device.type, dense):
             validation.check_input(x, weight)
             options |= {"recompute": self.recompute, "launch": ops.launch(self.plan)}

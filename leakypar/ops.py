@@ -15,6 +15,7 @@ from .build_info import build_info, extension
 from .validation import state_dtype
 
 Scan = Literal["lane", "split"]
+Forward = Literal["lane", "split", "fused"]
 
 
 class DeviceFacts(NamedTuple):
@@ -23,26 +24,32 @@ class DeviceFacts(NamedTuple):
     Attributes:
         multiprocessors: multiprocessors of the GPU; 0 stands for a CPU.
         cache_bytes: size of the last-level cache that the projection of one chunk should stay in, in bytes.
+        shared_bytes_of_block: shared memory that one block may ask for, in bytes; 0 where it is not known, and then the
+            fused forward is not chosen.
+        shared_bytes_of_multiprocessor: shared memory of one multiprocessor, in bytes.
     """
 
     multiprocessors: int
     cache_bytes: int
+    shared_bytes_of_block: int = 0
+    shared_bytes_of_multiprocessor: int = 0
 
 
 class Plan(NamedTuple):
     """How a layer is laid on its device.
 
     Attributes:
-        scan_forward: "lane" (a thread walks all of time) or "split" (time is split over blocks); the CPU has one scan
-            and ignores it.
-        scan_backward: the same for the backward scan.
+        scan_forward: "fused" (projection, scan and spike in one kernel: float16, bfloat16, and float32 where TF32 is
+            allowed), or the scan of a projection that the vendor's product makes: "lane" (a thread walks all of time)
+            or "split" (time is split over blocks). The CPU has one scan and ignores the last two.
+        scan_backward: "lane" or "split", for the backward scan.
         chunk_steps: time steps that the forward projects at a time, at least 1.
         backward_chunk_steps: time steps that the backward scans and multiplies at a time, at least 1.
 
-    Where training recomputes the membrane, both directions go by `recompute_steps(T)` instead.
+    Where training recomputes the membrane, both directions go by `recompute_steps` instead.
     """
 
-    scan_forward: Scan
+    scan_forward: Forward
     scan_backward: Scan
     chunk_steps: int
     backward_chunk_steps: int
@@ -72,6 +79,10 @@ def is_available(device_type: str) -> bool:
     return device_type in _BUILT_FOR
 
 
+def _fuses_on(device_type: str) -> bool:
+    return device_type == "cuda"
+
+
 def unavailable_reason(device_type: str) -> str:
     """Why the fused kernels cannot run on a device type, and what would change that."""
     info = build_info()
@@ -83,27 +94,28 @@ def unavailable_reason(device_type: str) -> str:
     )
 
 
-def launch(plan: Plan | Scan | None) -> Launch:
+def launch(plan: Plan | Forward | None) -> Launch:
     """Turns the `plan` argument of the public calls into what the operators take.
 
     Raises:
         TypeError: `plan` is neither None, a string nor a `Plan`.
-        ValueError: a scan is not "lane" or "split", or a number of steps is below 1.
+        ValueError: a scan is not "lane", "split" or, forward, "fused", or a number of steps is below 1.
     """
     if plan is None:
         return _AUTOMATIC
     if isinstance(plan, str):
-        chosen = Launch(plan, plan)
+        chosen = Launch(plan) if plan == "fused" else Launch(plan, plan)
     elif isinstance(plan, Plan):
         for name in ("chunk_steps", "backward_chunk_steps"):
             if getattr(plan, name) < 1:
                 raise ValueError(f"plan: {name} must be at least 1, got {getattr(plan, name)}")
         chosen = Launch(*plan)
     else:
-        raise TypeError(f"plan must be None, 'lane', 'split' or a leakypar.Plan, got {type(plan).__name__}")
-    for scan in chosen[:2]:
-        if scan not in get_args(Scan):
-            raise ValueError(f"plan: a scan must be 'lane' or 'split', got {scan!r}")
+        raise TypeError(f"plan must be None, 'lane', 'split', 'fused' or a leakypar.Plan, got {type(plan).__name__}")
+    if chosen.scan_forward not in get_args(Forward):
+        raise ValueError(f"plan: a forward scan must be 'lane', 'split' or 'fused', got {chosen.scan_forward!r}")
+    if chosen.scan_backward not in (*get_args(Scan), _AUTOMATIC.scan_backward):
+        raise ValueError(f"plan: a backward scan must be 'lane' or 'split', got {chosen.scan_backward!r}")
     return chosen
 
 
@@ -115,6 +127,7 @@ def plan(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | DeviceFacts = "cuda",
+    tf32: bool | None = None,
 ) -> Plan:
     """The launch plan that the kernels choose for a problem. No device is needed to ask, given its facts.
 
@@ -125,9 +138,12 @@ def plan(
         H: neurons.
         dtype: compute dtype: float32, float64, float16 or bfloat16.
         device: a CUDA device present, "cpu", or the `DeviceFacts` of any device.
+        tf32: whether a product of float32 may round its operands to TF32. As for the layer itself, PyTorch's switch for
+            RNNs on CUDA devices (`torch.backends.cudnn.rnn.fp32_precision`) decides where it is not given.
 
     Returns:
-        The plan, in a form that the `plan` argument of the layer takes, to force it.
+        The plan of a forward that keeps no carries for a recomputing backward, in a form that the `plan` argument of
+        the layer takes, to force it.
 
     Raises:
         ImportError: the extension was not built.
@@ -147,20 +163,35 @@ def plan(
     elif torch.device(device).type == "cpu":
         facts = DeviceFacts(*compiled.cpu_facts)
     else:
-        properties = torch.cuda.get_device_properties(device)
-        facts = DeviceFacts(properties.multi_processor_count, properties.L2_cache_size)
-    return Plan(*compiled.make_plan(T=T, N=N, C=C, H=H, element_bytes=dtype.itemsize, **facts._asdict()))
+        properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks one of these
+        facts = DeviceFacts(
+            properties.multi_processor_count,
+            properties.L2_cache_size,
+            properties.shared_memory_per_block_optin,
+            properties.shared_memory_per_multiprocessor,
+        )
+    can_fuse = _fusible(dtype, _rnn_tf32() if tf32 is None else tf32)
+    sizes = {"T": T, "N": N, "C": C, "H": H, "element_bytes": dtype.itemsize}
+    return Plan(*compiled.make_plan(**sizes, **facts._asdict(), can_fuse=can_fuse))
 
 
-def recompute_steps(T: int) -> int:
+def _fusible(dtype: torch.dtype, allow_tf32: bool) -> bool:
+    return dtype in (torch.float16, torch.bfloat16) or (dtype == torch.float32 and allow_tf32)
+
+
+def recompute_steps(T: int, N: int, dtype: torch.dtype) -> int:
     """Time steps between the carries that training keeps where it recomputes the membrane, as in `csrc/plan.h`."""
-    return T // 64 if T >= 2048 else 32
+    return max(32 if dtype.itemsize < 4 else 16, T // 64, 128 // max(N, 1))
+
+
+def _rnn_tf32() -> bool:
+    # The layer stands in for nn.RNN, so it follows the switch that nn.RNN follows.
+    rnn: Any = torch.backends.cudnn.rnn  # its attributes are made at run time
+    return bool(rnn.fp32_precision == "tf32")
 
 
 def _allow_tf32(tensor: Tensor) -> bool:
-    # The layer stands in for nn.RNN, so it follows the switch that nn.RNN follows.
-    rnn: Any = torch.backends.cudnn.rnn  # its attributes are made at run time
-    return tensor.is_cuda and tensor.dtype == torch.float32 and rnn.fp32_precision == "tf32"
+    return tensor.is_cuda and tensor.dtype == torch.float32 and _rnn_tf32()
 
 
 def forward(
@@ -192,14 +223,26 @@ def forward(
         initial: `[N, H]`, the membrane before the first step, or None for zeros.
         want_spikes: return the spikes.
         want_membrane: return the membrane of every step.
-        want_carries: return the membrane after every `recompute_steps(T)` steps, the end excepted.
+        want_carries: return the membrane after every `recompute_steps` steps, the end excepted.
         want_last: return the membrane of the last step.
         launch: the plan to force.
+
+    Raises:
+        ValueError: the fused kernel is forced where there is none: on the CPU, in float64, in float32 without TF32; or
+            with carries for a backward that recomputes the membrane, since that projects by the vendor's product.
 
     Returns:
         Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, carries `[chunks - 1, N, H]` and last membrane
         `[N, H]` in the state dtype; an empty tensor for each that is not wanted.
     """
+    allow_tf32 = _allow_tf32(x)
+    if launch.scan_forward == "fused" and not (_fuses_on(x.device.type) and _fusible(x.dtype, allow_tf32)):
+        raise ValueError(
+            "plan: 'fused' is for float16, bfloat16 and, where TF32 is allowed, float32 on a CUDA device; "
+            f"x is {x.dtype} on {x.device}, TF32 {'allowed' if allow_tf32 else 'not allowed'}"
+        )
+    if launch.scan_forward == "fused" and want_carries:
+        raise ValueError("plan: 'fused' does not go with recompute=True, whose backward projects in chunks")
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _library.forward.default(
         x,
         weight,
@@ -213,7 +256,7 @@ def forward(
         want_membrane,
         want_carries,
         want_last,
-        _allow_tf32(x),
+        allow_tf32,
         launch.scan_forward,
         launch.chunk_steps,
     )
@@ -313,7 +356,7 @@ def register_shapes(namespace: str) -> None:
         T, N = x.shape[:2]
         H = weight.shape[0]
         state = state_dtype(x.dtype)
-        carries = max(-(-T // recompute_steps(T)) - 1, 0) if want_carries else 0
+        carries = max(-(-T // recompute_steps(T, N, x.dtype)) - 1, 0) if want_carries else 0
         return (
             x.new_empty((T, N, H) if want_spikes else 0),
             x.new_empty((T, N, H) if want_membrane else 0),

@@ -12,7 +12,6 @@ from numbers import Real
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence
 
 BACKENDS = ("auto", "fused", "rnn")
@@ -32,14 +31,12 @@ def check_tensor(name: str, value: object, expected: str) -> Tensor:
     Raises:
         TypeError: If it is something else, a PackedSequence included.
     """
-    if type(value) in (Tensor, Parameter) and value.layout is torch.strided and value.dtype in COMPUTE_DTYPES:
-        return value  # at once: this runs for every tensor of every call
-    if isinstance(value, PackedSequence):
-        raise TypeError(
-            f"{name} must be a tensor {expected}, got a PackedSequence: pad it with "
-            "torch.nn.utils.rnn.pad_packed_sequence and ignore the steps beyond each sequence's length"
-        )
     if not isinstance(value, Tensor):
+        if isinstance(value, PackedSequence):
+            raise TypeError(
+                f"{name} must be a tensor {expected}, got a PackedSequence: pad it with "
+                "torch.nn.utils.rnn.pad_packed_sequence and ignore the steps beyond each sequence's length"
+            )
         raise TypeError(f"{name} must be a tensor {expected}, got {type(value).__name__}")
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor {expected}, got layout {value.layout}")

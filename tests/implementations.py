@@ -77,7 +77,14 @@ def run_rnn(
 
 def fused(name: str, device: str, plan: str | None, recompute: bool = False) -> Implementation:
     def run(**arguments: Any) -> Outputs:
-        options = {"plan": plan, "recompute": recompute, "return_membrane": True, "return_state": True}
+        # The fused forward has no strict float32 and no float64: there the plan is the one that is chosen.
+        has_kernel = plan != "fused" or arguments["x"].dtype in (torch.float16, torch.bfloat16)
+        options = {
+            "plan": plan if has_kernel else None,
+            "recompute": recompute,
+            "return_membrane": True,
+            "return_state": True,
+        }
         return leakypar.leaky_parallel(**arguments, **options)
 
     return Implementation(f"{name}-recompute" if recompute else name, device, False, run, recompute)
@@ -112,17 +119,18 @@ def unavailable(implementation: Implementation) -> str | None:
 @contextmanager
 def emulation() -> Iterator[None]:
     """Within it, forward and backward, the package's operators on CPU tensors are the emulated CUDA kernels."""
-    saved = ops._library, ops.is_available
-    ops._library, ops.is_available = load_emulated(), lambda device_type: device_type == "cpu"
+    saved = ops._library, ops.is_available, ops._fuses_on
+    on_cpu = lambda device_type: device_type == "cpu"  # noqa: E731
+    ops._library, ops.is_available, ops._fuses_on = load_emulated(), on_cpu, on_cpu
     try:
         yield
     finally:
-        ops._library, ops.is_available = saved
+        ops._library, ops.is_available, ops._fuses_on = saved
 
 
 RNN = Implementation("rnn", "cpu", True, run_rnn)
 CPU = fused("cpu", "cpu", None)
-LAID = [("lane", False), ("split", False), ("split", True)]
+LAID = [("lane", False), ("split", False), ("split", True), ("fused", False)]
 EMULATED = [fused(f"emulated-{scan}", "cpu", scan, recompute) for scan, recompute in LAID]
 CUDA = [fused(f"cuda-{scan}", "cuda", scan, recompute) for scan, recompute in LAID]
 FUSED = [CPU, fused("cpu", "cpu", None, recompute=True), *EMULATED, *CUDA]

@@ -28,6 +28,9 @@ CORRECT = [
     *["shuffles", "votes", "divergence", "early-return"],
     *["look-back", "hand-over", "publish", "publish-by-warp"],
     *["indices", "threads", "limits"],
+    *["copy", "copy-8", "copy-4", "copy-groups", "copy-slot-reuse"],
+    *["multiply-bfloat16", "multiply-float16", "multiply-tf32", "load-matrices", "round-to-tf32"],
+    *["multiply-loaded-bfloat16", "multiply-loaded-float16", "multiply-loaded-tf32"],
 ]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -89,12 +92,18 @@ def test_blocks_that_wait_for_each_other_make_progress(plain: Run, resident: int
         assert bits(plain(*cases, order=order, resident=resident)) == expected, order
 
 
-@pytest.mark.parametrize("case", ["exchange", "exchange-in-warp", "reduce", "rotate"])
+@pytest.mark.parametrize("case", ["exchange", "exchange-in-warp", "reduce", "rotate", "copy", "copy-slot-reuse"])
 def test_a_missing_barrier_changes_the_bits(harness: Run, case: str) -> None:
     planted = f"{case}-without-barrier"
     found = {bits(harness(planted, order=order))[planted] for order in ORDERS}
     assert len(found) > 1
     assert len({bits(harness(case, order=order))[case] for order in ORDERS}) == 1
+
+
+def test_a_copy_that_is_not_waited_for_is_not_there(harness: Run) -> None:
+    case = "copy-without-wait"
+    for order in ORDERS:
+        assert set(bytes.fromhex(bits(harness(case, order=order))[case])) == {0xFF}
 
 
 def test_a_flag_raised_too_early_changes_the_bits(plain: Run) -> None:
@@ -162,6 +171,13 @@ def test_a_bad_access_is_caught(sanitized: Run, case: str, error: str) -> None:
         ("outside-mask", ["a warp operation whose mask 0x7fffffff leaves it out", r"thread \(31,0,0\)"]),
         ("odd-width", ["a shuffle's width is 12, not a power of two up to 32"]),
         ("barrier-outside-kernel", ["__syncthreads is called outside a kernel"]),
+        ("copy-misaligned", ["the source of an asynchronous copy is not on a boundary of 16 bytes"]),
+        ("copy-outside-shared", ["the destination of an asynchronous copy is outside shared memory"]),
+        (
+            "multiply-without-a-lane",
+            ["mma.sync of bfloat16 takes all 32 lanes of a warp, and only 0x7fffffff came"],
+        ),
+        ("multiply-in-a-short-warp", ["takes all 32 lanes of a warp, and only 0x000fffff came"]),
     ],
 )
 def test_a_fault_is_reported(harness: Run, case: str, report: list[str]) -> None:

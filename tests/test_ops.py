@@ -84,7 +84,7 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (4, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
         (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
         (7, torch.zeros(3, 5, device=device), r"initial has shape \[3, 5\], expected \[2, 5\]"),
-        (13, "lanes", "scan is 'lanes', expected 'auto', 'lane' or 'split'"),
+        (13, "lanes", "scan is 'lanes', expected 'auto', 'lane', 'split' or"),
         (14, -1, "chunk_steps is -1"),
     ):
         with pytest.raises(RuntimeError, match=message):

@@ -65,9 +65,10 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(TypeError, match=r"dtype must be .*, got torch\.int8"):
         leakypar.plan(1, 1, 1, 1, dtype=torch.int8, device=H100)
     for plan, error, message in (
-        (7, TypeError, "plan must be None, 'lane', 'split' or a leakypar.Plan, got int"),
-        ("lanes", ValueError, "a scan must be 'lane' or 'split', got 'lanes'"),
-        (leakypar.Plan("lane", "both", 4, 4), ValueError, "a scan must be 'lane' or 'split', got 'both'"),
+        (7, TypeError, "plan must be None, 'lane', 'split', 'fused' or a leakypar.Plan, got int"),
+        ("lanes", ValueError, "a forward scan must be 'lane', 'split' or 'fused', got 'lanes'"),
+        (leakypar.Plan("lane", "both", 4, 4), ValueError, "a backward scan must be 'lane' or 'split', got 'both'"),
+        (leakypar.Plan("lane", "fused", 4, 4), ValueError, "a backward scan must be 'lane' or 'split', got 'fused'"),
         (leakypar.Plan("lane", "lane", 0, 1), ValueError, " chunk_steps must be at least 1, got 0"),
         (leakypar.Plan("lane", "lane", 1, 0), ValueError, "backward_chunk_steps must be at least 1, got 0"),
     ):

@@ -39,7 +39,7 @@ def test_the_layer(dtype: torch.dtype, recompute: bool) -> None:
     """With one input feature and one neuron the products round once, so nothing may depend on the threads."""
 
     def results() -> list[torch.Tensor]:
-        problem = draw(20_000, 24, 1, 1, dtype=dtype).to(dtype, "cpu")
+        problem = draw(20_000, 40, 1, 1, dtype=dtype).to(dtype, "cpu")
         outputs = leakypar.leaky_parallel(
             **problem.arguments(), return_membrane=True, return_state=True, recompute=recompute
         )

@@ -74,18 +74,23 @@ def parse(log: str) -> list[KernelUse]:
     return uses
 
 
-def compile_verbosely(nvcc: Path, source: Path, architecture: str) -> str:
+def compile_cubin(nvcc: Path, source: Path, architecture: str, cubin: Path) -> str:
     """Compiles one file for one architecture ("9.0"), as setup.py does, and returns what ptxas printed."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(str(nvcc), "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-DLEAKYPAR_WITH_CUDA"),
-            *(f"-arch=sm_{architecture.replace('.', '')}", "-Xptxas=-v", "-cubin"),
-            *("-o", str(Path(folder, "kernel.cubin")), str(source)),
-        ]
-        run = subprocess.run(command, capture_output=True, text=True)
+    command = [
+        *(str(nvcc), "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-DLEAKYPAR_WITH_CUDA"),
+        *(f"-arch=sm_{architecture.replace('.', '')}", "-Xptxas=-v", "-cubin"),
+        *("-o", str(cubin), str(source)),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
         raise SystemExit(f"{' '.join(command)}\n{run.stdout}{run.stderr}")
     return run.stderr
+
+
+def compile_verbosely(nvcc: Path, source: Path, architecture: str) -> str:
+    """The same, and only what ptxas printed is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        return compile_cubin(nvcc, source, architecture, Path(folder, "kernel.cubin"))
 
 
 def demangle(names: Sequence[str]) -> list[str]:

@@ -16,9 +16,10 @@ namespace {
 
 using namespace leakypar;
 
-void one_thread(std::int64_t count, std::int64_t, const std::function<void(std::int64_t, std::int64_t)>& body) {
-  body(0, count);
-}
+const cpu::Threads one_thread = {
+    1, [](std::int64_t count, std::int64_t, const std::function<void(std::int64_t, std::int64_t)>& body) {
+      body(0, count);
+    }};
 
 template <typename Scalar>
 double nanoseconds(bool forward, std::int64_t T, std::int64_t M, int repeats) {

@@ -6,10 +6,15 @@
 // move. The sums of the parameter gradients stay in cache beside the carry, one of each per channel.
 //
 // relu' is 0 at a membrane of zero and 1 at NaN, as in PyTorch: what depends on a NaN gets a NaN for a gradient.
+#include <algorithm>
+#include <array>
 #include <type_traits>
+#include <vector>
 
+#include "../math/clamp_affine.h"
 #include "../math/surrogate.h"
 #include "neurons.h"
+#include "segments.h"
 #include "tile.h"
 #include "vectors.h"
 
@@ -124,21 +129,39 @@ LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& t
   for (std::int64_t c = 0; c < width; ++c) tile.g[c] += to_state(grad_membrane[c]);
 }
 
-// d_u = relu'(h) (g + r), r = w d_u
+// d_u = relu'(h) (g + r), r = w d_u. The pragma is true although grad_u may be the row that the membrane is read from.
 template <bool kSums, typename Scalar, typename Real>
-LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width,
-                                                  const Real* __restrict h, Real* __restrict grad_u) {
-  const Real* __restrict decay = tile.decay;
+LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width, const Real* membrane,
+                                                  Real* grad_u) {
+  const Real* decay = tile.decay;
+#pragma GCC ivdep
   for (std::int64_t c = 0; c < width; ++c) {
-    const Real d_u = keep_if(!(h[c] <= Real(0)), tile.g[c] + tile.r[c]);
+    const Real h = membrane[c];
+    const Real d_u = keep_if(!(h <= Real(0)), tile.g[c] + tile.r[c]);
     grad_u[c] = d_u;
     tile.r[c] = decay[c] * d_u;
     if constexpr (kSums) {
       tile.sum_bias[c] += d_u;
-      tile.sum_decay[c] += tile.d_u_next[c] * h[c];
+      tile.sum_decay[c] += tile.d_u_next[c] * h;
       tile.d_u_next[c] = d_u;
     }
   }
+}
+
+// g of one row. Returns the row's membrane as state.
+template <typename Scalar>
+LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const Backward<Scalar>& args, Span span, std::int64_t t,
+                                                                bool has_spike_sums, BackwardTile<Scalar>& tile) {
+  const std::int64_t row = t * args.N * args.H + span.first;
+  const auto* h = membrane_row(args.membrane + row, span.width, tile.h);
+  if (args.grad_spikes != nullptr) {
+    spike_gradient_row(args.surrogate, tile, span.width, h, args.grad_spikes + row);
+    if (has_spike_sums) spike_sums_row(tile, span.width, h, args.grad_spikes + row);
+  } else if (args.grad_membrane != nullptr) {
+    fill_zeros(span, tile.g);
+  }
+  if (args.grad_membrane != nullptr) membrane_gradient_row(tile, span.width, args.grad_membrane + row);
+  return h;
 }
 
 // Carries the tile from the last row to before the first.
@@ -149,17 +172,9 @@ void backward_rows(const Backward<Scalar>& args, Span span, BackwardTile<Scalar>
   const bool has_spike_sums = args.sum_threshold != nullptr || args.sum_gain != nullptr;
   with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
-      const std::int64_t row = t * M + span.first;
-      const auto* h = membrane_row(args.membrane + row, span.width, tile.h);
-      if (args.grad_spikes != nullptr) {
-        spike_gradient_row(args.surrogate, tile, span.width, h, args.grad_spikes + row);
-        if (has_spike_sums) spike_sums_row(tile, span.width, h, args.grad_spikes + row);
-      } else if (args.grad_membrane != nullptr) {
-        fill_zeros(span, tile.g);
-      }
-      if (args.grad_membrane != nullptr) membrane_gradient_row(tile, span.width, args.grad_membrane + row);
+      const auto* h = gradient_row(args, span, t, has_spike_sums, tile);
       with_flag(has_sums, [&](auto sums) LEAKYPAR_ALWAYS_INLINE {
-        recurrence_row<sums()>(tile, span.width, h, args.grad_u + row);
+        recurrence_row<sums()>(tile, span.width, h, args.grad_u + t * M + span.first);
       });
     }
   });
@@ -174,29 +189,116 @@ void add_initial_to_sum_decay(const Backward<Scalar>& args, Span span, BackwardT
   }
 }
 
+template <typename Scalar>
+void scan_tile(const Backward<Scalar>& args, const Neurons<State<Scalar>>& neurons, Span span) {
+  BackwardTile<Scalar> tile(args, neurons, span);
+  backward_rows(args, span, tile);
+  add_initial_to_sum_decay(args, span, tile);
+  store_state(tile.r, span, args.grad_initial);
+  store_state(tile.sum_bias, span, args.sum_bias);
+  store_state(tile.sum_decay, span, args.sum_decay);
+  store_state(tile.sum_threshold, span, args.sum_threshold);
+  store_state(tile.sum_gain, span, args.sum_gain);
+}
+
+// The steps [first, first + count) of a problem.
+template <typename Scalar>
+Backward<Scalar> part(Backward<Scalar> args, std::int64_t first, std::int64_t count) {
+  const std::int64_t offset = first * args.N * args.H;
+  args.T = count;
+  args.membrane += offset;
+  args.grad_u += offset;
+  if (args.grad_spikes != nullptr) args.grad_spikes += offset;
+  if (args.grad_membrane != nullptr) args.grad_membrane += offset;
+  return args;
+}
+
+// Sets maps [M] to that of all the steps, last first: r before the first from r after the last.
+template <typename Scalar, typename Real>
+void compose_steps(const Backward<Scalar>& args, const Neurons<Real>& neurons, Affine<Real>* maps) {
+  const Span all = {0, args.N * args.H};
+  BackwardTile<Scalar> tile(args, neurons, all);
+  Columns<Real> a, b;
+  std::fill_n(a.values, all.width, Real(1));
+  fill_zeros(all, b);
+  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+    for (std::int64_t t = args.T - 1; t >= 0; --t) {
+      const Real* __restrict h = gradient_row(args, all, t, false, tile);
+      const Real* __restrict decay = tile.decay;
+      for (std::int64_t c = 0; c < all.width; ++c) {
+        const Real slope = keep_if(!(h[c] <= Real(0)), decay[c]);
+        a[c] = slope * a[c];
+        b[c] = slope * (tile.g[c] + b[c]);
+      }
+    }
+  });
+  for (std::int64_t c = 0; c < all.width; ++c) maps[c] = {a[c], b[c]};
+}
+
+template <typename Scalar, typename Real>
+void scan_segments(const Backward<Scalar>& args, const Neurons<Real>& neurons, const Segments& segments,
+                   const Threads& threads) {
+  const std::int64_t M = args.N * args.H, last = segments.count - 1;
+  std::vector<Affine<Real>> maps(segments.count * M);  // that of the first segment is not used
+  const auto segment = [&](std::int64_t s) { return part<Scalar>(args, segments.first(s), segments.steps(s, args.T)); };
+  threads.parallel_for(last, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t s = begin + 1; s < end + 1; ++s) compose_steps<Scalar>(segment(s), neurons, &maps[s * M]);
+  });
+
+  std::vector<Real> carries(segments.count * M);  // r from after each segment
+  std::vector<Real> before(segments.count * M);   // the membrane before each segment
+  for (std::int64_t c = 0; c < M; ++c) {
+    Real r = args.grad_last != nullptr ? args.grad_last[c] : Real(0);
+    for (std::int64_t s = last; s >= 0; --s) {
+      carries[s * M + c] = r;
+      r = maps[s * M + c](r);
+      if (s > 0) before[s * M + c] = to_state(args.membrane[(segments.first(s) - 1) * M + c]);
+    }
+  }
+
+  // Each segment's sums apart, and added up in the order of time afterwards.
+  std::array<Real*, 4> targets = {args.sum_bias, args.sum_decay, args.sum_threshold, args.sum_gain};
+  std::vector<Real> sums(segments.count * targets.size() * M);
+  threads.parallel_for(segments.count, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t s = begin; s < end; ++s) {
+      Backward<Scalar> steps = segment(s);
+      const auto sum = [&](std::size_t i) {
+        return targets[i] != nullptr ? &sums[(s * targets.size() + i) * M] : nullptr;
+      };
+      steps.grad_last = &carries[s * M];
+      if (s > 0) steps.grad_initial = nullptr;
+      if (s > 0) steps.initial = &before[s * M];
+      steps.sum_bias = sum(0);
+      steps.sum_decay = sum(1);
+      steps.sum_threshold = sum(2);
+      steps.sum_gain = sum(3);
+      scan_tile<Scalar>(steps, neurons, {0, M});
+    }
+  });
+  for (std::int64_t s = 0; s < segments.count; ++s) {
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      if (targets[i] == nullptr) continue;
+      for (std::int64_t c = 0; c < M; ++c) targets[i][c] += sums[(s * targets.size() + i) * M + c];
+    }
+  }
+}
+
 }  // namespace
 
 template <typename Scalar>
-void scan_backward(const Backward<Scalar>& args, const ParallelFor& parallel_for) {
+void scan_backward(const Backward<Scalar>& args, const Threads& threads) {
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
-  for_each_tile<Real>(args.T, M, 1 << 17, parallel_for, [&](Span span) {
-    BackwardTile<Scalar> tile(args, neurons, span);
-    backward_rows(args, span, tile);
-    add_initial_to_sum_decay(args, span, tile);
-    store_state(tile.r, span, args.grad_initial);
-    store_state(tile.sum_bias, span, args.sum_bias);
-    store_state(tile.sum_decay, span, args.sum_decay);
-    store_state(tile.sum_threshold, span, args.sum_threshold);
-    store_state(tile.sum_gain, span, args.sum_gain);
-  });
+  const auto segments = Segments::of<Real>(args.T, M, threads.count);
+  if (segments.count > 1) return scan_segments<Scalar>(args, neurons, segments, threads);
+  for_each_tile<Real>(args.T, M, 1 << 17, threads, [&](Span span) { scan_tile<Scalar>(args, neurons, span); });
 }
 
-template void scan_backward<float>(const Backward<float>&, const ParallelFor&);
-template void scan_backward<double>(const Backward<double>&, const ParallelFor&);
-template void scan_backward<float16>(const Backward<float16>&, const ParallelFor&);
-template void scan_backward<bfloat16>(const Backward<bfloat16>&, const ParallelFor&);
+template void scan_backward<float>(const Backward<float>&, const Threads&);
+template void scan_backward<double>(const Backward<double>&, const Threads&);
+template void scan_backward<float16>(const Backward<float16>&, const Threads&);
+template void scan_backward<bfloat16>(const Backward<bfloat16>&, const Threads&);
 
 }  // namespace leakypar::cpu

@@ -1,9 +1,12 @@
 // h_t = relu(w h_{t-1} + u_t + b),  S_t = gain * 1[h_t - threshold > 0], for every channel, in time order.
 //
 // A tile reads each u once and writes each output once: T * M * (1 + outputs) elements move, and the rest stays in
-// cache. The state of a tile between two rows is its carry.
+// cache. The state of a tile between two rows is its carry. Where time is cut (segments.h), u is read twice.
+#include <vector>
+
 #include "../math/clamp_affine.h"
 #include "neurons.h"
+#include "segments.h"
 #include "tile.h"
 #include "vectors.h"
 
@@ -78,24 +81,96 @@ void forward_rows(const Forward<Scalar>& args, Span span, ForwardTile<Scalar>& t
   });
 }
 
+template <typename Scalar>
+void scan_tile(const Forward<Scalar>& args, const Neurons<State<Scalar>>& neurons, Span span) {
+  ForwardTile<Scalar> tile(args, neurons, span);
+  forward_rows(args, span, tile);
+  store_state(tile.h, span, args.last);
+}
+
+// The steps [first, first + count) of a problem.
+template <typename Scalar>
+Forward<Scalar> part(Forward<Scalar> args, std::int64_t first, std::int64_t count) {
+  const std::int64_t offset = first * args.N * args.H;
+  args.T = count;
+  args.u += offset;
+  if (args.spikes != nullptr) args.spikes += offset;
+  if (args.membrane != nullptr) args.membrane += offset;
+  return args;
+}
+
+// Sets maps [M] to the map of all the steps, channel by channel.
+template <typename Scalar, typename Real>
+void compose_steps(const Forward<Scalar>& args, const Neurons<Real>& neurons, ClampAffine<Real>* maps) {
+  const Span all = {0, args.N * args.H};
+  const Real *decay = neurons.decay.from(0), *bias = neurons.bias.from(0);
+  Columns<Real> power, b, p, q;
+  for (std::int64_t c = 0; c < all.width; ++c) {
+    const auto run = Run<Real>::first(args.u[c] + bias[c]);
+    power[c] = decay[c];
+    b[c] = run.b;
+    p[c] = run.p;
+    q[c] = run.q;
+  }
+  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+    for (std::int64_t t = 1; t < args.T; ++t) {
+      const Real* u = args.u + t * all.width;
+#pragma GCC ivdep
+      for (std::int64_t c = 0; c < all.width; ++c) {
+        Run<Real> run = {b[c], p[c], q[c]};
+        run.then(decay[c], u[c] + bias[c]);
+        power[c] = saturate(power[c] * decay[c]);
+        b[c] = run.b;
+        p[c] = run.p;
+        q[c] = run.q;
+      }
+    }
+  });
+  for (std::int64_t c = 0; c < all.width; ++c) maps[c] = Run<Real>{b[c], p[c], q[c]}.map(power[c]);
+}
+
+template <typename Scalar, typename Real>
+void scan_segments(const Forward<Scalar>& args, const Neurons<Real>& neurons, const Segments& segments,
+                   const Threads& threads) {
+  const std::int64_t M = args.N * args.H, last = segments.count - 1;
+  std::vector<ClampAffine<Real>> maps(last * M);
+  const auto segment = [&](std::int64_t s) { return part<Scalar>(args, segments.first(s), segments.steps(s, args.T)); };
+  threads.parallel_for(last, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t s = begin; s < end; ++s) compose_steps<Scalar>(segment(s), neurons, &maps[s * M]);
+  });
+
+  std::vector<Real> carries(last * M);  // [segment - 1, M]: the membrane before each segment but the first
+  for (std::int64_t c = 0; c < M; ++c) {
+    Real h = args.initial != nullptr ? args.initial[c] : Real(0);
+    for (std::int64_t s = 0; s < last; ++s) carries[s * M + c] = h = maps[s * M + c](h);
+  }
+
+  threads.parallel_for(segments.count, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t s = begin; s < end; ++s) {
+      Forward<Scalar> steps = segment(s);
+      if (s > 0) steps.initial = &carries[(s - 1) * M];
+      if (s < last) steps.last = nullptr;
+      scan_tile<Scalar>(steps, neurons, {0, M});
+    }
+  });
+}
+
 }  // namespace
 
 template <typename Scalar>
-void scan_forward(const Forward<Scalar>& args, const ParallelFor& parallel_for) {
+void scan_forward(const Forward<Scalar>& args, const Threads& threads) {
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
-  for_each_tile<Real>(args.T, M, 1 << 18, parallel_for, [&](Span span) {
-    ForwardTile<Scalar> tile(args, neurons, span);
-    forward_rows(args, span, tile);
-    store_state(tile.h, span, args.last);
-  });
+  const auto segments = Segments::of<Real>(args.T, M, threads.count);
+  if (segments.count > 1) return scan_segments<Scalar>(args, neurons, segments, threads);
+  for_each_tile<Real>(args.T, M, 1 << 18, threads, [&](Span span) { scan_tile<Scalar>(args, neurons, span); });
 }
 
-template void scan_forward<float>(const Forward<float>&, const ParallelFor&);
-template void scan_forward<double>(const Forward<double>&, const ParallelFor&);
-template void scan_forward<float16>(const Forward<float16>&, const ParallelFor&);
-template void scan_forward<bfloat16>(const Forward<bfloat16>&, const ParallelFor&);
+template void scan_forward<float>(const Forward<float>&, const Threads&);
+template void scan_forward<double>(const Forward<double>&, const Threads&);
+template void scan_forward<float16>(const Forward<float16>&, const Threads&);
+template void scan_forward<bfloat16>(const Forward<bfloat16>&, const Threads&);
 
 }  // namespace leakypar::cpu

@@ -16,6 +16,9 @@ namespace leakypar::cpu {
 template <typename Real>
 inline constexpr std::int64_t kTileWidth = 2048 / sizeof(Real);
 
+// Channels that threads share out at a time.
+inline constexpr std::int64_t kBlock = 16;
+
 // One value per column of a tile.
 template <typename Real>
 struct alignas(64) Columns {
@@ -30,17 +33,15 @@ struct Span {
   std::int64_t first, width;
 };
 
-// Runs body(span) for every tile. Threads share out blocks of 16 channels, so that the rows of two threads seldom
+// Runs body(span) for every tile. Threads share out blocks of kBlock channels, so that the rows of two threads seldom
 // share a cache line and few channels still occupy many threads; a thread joins its blocks into wide tiles.
 // Below `worth` elements another thread costs more than it saves: waking one takes some 50 microseconds.
 template <typename Real, typename Body>
-void for_each_tile(std::int64_t T, std::int64_t M, std::int64_t worth, const ParallelFor& parallel_for,
-                   const Body& body) {
-  constexpr std::int64_t kBlock = 16;
+void for_each_tile(std::int64_t T, std::int64_t M, std::int64_t worth, const Threads& threads, const Body& body) {
   if (M == 0) return;
   const std::int64_t blocks = (M + kBlock - 1) / kBlock;
   const std::int64_t grain = std::max<std::int64_t>(1, worth / kBlock / std::max<std::int64_t>(1, T));
-  parallel_for(blocks, grain, [&](std::int64_t begin, std::int64_t end) {
+  threads.parallel_for(blocks, grain, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t last = std::min(end * kBlock, M);
     for (std::int64_t first = begin * kBlock; first < last; first += kTileWidth<Real>) {
       body(Span{first, std::min(kTileWidth<Real>, last - first)});

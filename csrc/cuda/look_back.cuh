@@ -57,6 +57,7 @@ struct Tiling {
   std::int64_t T, M;
   std::int64_t chunks, tiles;
   int warps;
+  std::int64_t tickets = 1;  // one counter for all blocks, or one for each group of tiles that blocks take turns at
 
   Tiling(const SplitShape& shape, std::int64_t T, std::int64_t M, int width)
       : T(T),
@@ -64,6 +65,9 @@ struct Tiling {
         chunks(shape.chunks(T)),
         tiles((M + warp_lanes * width - 1) / (warp_lanes * width)),
         warps(shape.warps(T)) {}
+
+  Tiling(std::int64_t T, std::int64_t M, std::int64_t chunks, std::int64_t tiles, int warps, std::int64_t tickets)
+      : T(T), M(M), chunks(chunks), tiles(tiles), warps(warps), tickets(tickets) {}
 };
 
 // The workspace of one launch; a single chunk needs none. Ticket and flags must be zero when the kernel starts, the rest
@@ -73,13 +77,14 @@ struct LookBack {
   using Real = decltype(Map::a);
   static constexpr int fields = sizeof(Map) / sizeof(Real);
 
-  unsigned* ticket;  // [1]
+  unsigned* ticket;  // [tickets]
   unsigned* flags;   // [chunks, tiles]
   Real* aggregates;  // [chunks, fields, M]
   Real* inclusives;  // [chunks, M]: the carry out of each chunk
 
   static std::int64_t cleared_bytes(const Tiling& tiling) {
-    const std::int64_t bytes = (1 + tiling.chunks * tiling.tiles) * static_cast<std::int64_t>(sizeof(unsigned));
+    const std::int64_t bytes =
+        (tiling.tickets + tiling.chunks * tiling.tiles) * static_cast<std::int64_t>(sizeof(unsigned));
     return (bytes + 15) / 16 * 16;
   }
 
@@ -97,7 +102,7 @@ struct LookBack {
     if (tiling.chunks <= 1) return {};
     auto* words = static_cast<unsigned*>(workspace);
     auto* reals = reinterpret_cast<Real*>(static_cast<unsigned char*>(workspace) + cleared_bytes(tiling));
-    return {words, words + 1, reals, reals + tiling.chunks * fields * tiling.M};
+    return {words, words + tiling.tickets, reals, reals + tiling.chunks * fields * tiling.M};
   }
 };
 
@@ -139,6 +144,19 @@ __device__ __forceinline__ Place take_place(const LookBack<Map>& book, const Til
   const std::int64_t tile = block % tiling.tiles;
   return {block / tiling.tiles, tile, (tile * warp_lanes + lane) * Width, lane,
           static_cast<int>(threadIdx.x) / warp_lanes};
+}
+
+// The map of a chunk, as its block leaves it for the blocks after it. Cache hints: other multiprocessors read it.
+template <typename Map>
+__device__ __forceinline__ void store_aggregate(const LookBack<Map>& book, const Tiling& tiling, std::int64_t chunk,
+                                                std::int64_t column, const Map& map) {
+  using Real = decltype(Map::a);
+  constexpr int fields = LookBack<Map>::fields;
+  Real values[fields];
+  memcpy(values, &map, sizeof values);
+  Real* to = book.aggregates + chunk * fields * tiling.M + column;
+#pragma unroll
+  for (int f = 0; f < fields; ++f) __stcg(to + f * tiling.M, values[f]);
 }
 
 // Makes a warp's stores visible before its flag is. Every lane fences its own stores; lane 0 speaks for all.
@@ -228,14 +246,8 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
     if (place.chunk > 0) {
       if (has_successor) {
         if (active) {
-          Real* to = book.aggregates + place.chunk * fields * tiling.M + place.column;
 #pragma unroll
-          for (int i = 0; i < Width; ++i) {
-            Real values[fields];
-            memcpy(values, &chunk_map[i], sizeof values);
-#pragma unroll
-            for (int f = 0; f < fields; ++f) __stcg(to + f * tiling.M + i, values[f]);
-          }
+          for (int i = 0; i < Width; ++i) store_aggregate(book, tiling, place.chunk, place.column + i, chunk_map[i]);
         }
         publish(flag, aggregate, place.lane);
       }

@@ -25,6 +25,8 @@ class Membrane {
         initial_(initial),
         rebuild_(Rebuild{carries, args, scan, Projection<Device, Scalar>(x, weight, kept_, longest, allow_tf32)}) {}
 
+  const Tensor& kept() const { return kept_; }
+
   // Sets the membrane and the one before it, for the steps [first, first + args.T), which begin chunk k.
   void chunk(ScanBackward<Scalar, typename Device::template Projected<Scalar>>& args, std::int64_t k,
              std::int64_t first) {
@@ -104,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Plan plan = make_plan({T, N, C, H, static_cast<std::int64_t>(sizeof(Scalar))}, Device::facts(like));
     const Scan chosen = forced(scan, plan.scan_backward);
     const std::int64_t planned = forced(chunk_steps, T, plan.backward_chunk_steps);
-    const std::int64_t longest = carries ? recompute_steps(T) : planned;
+    const std::int64_t longest = carries ? recompute_steps(T, N, sizeof(Scalar)) : planned;
     const std::int64_t chunks = (T + longest - 1) / longest;
     if (carries) check_shape(*carries, "carries", {std::max<std::int64_t>(chunks - 1, 0), N, H});
 
@@ -126,7 +128,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
                                       allow_tf32);
     }();
 
-    const Tensor grad_u = Device::new_output(like, {std::min(longest, T), N, H}, dtype_of<Projected>);
+    const std::int64_t rows_at_once = std::min(longest, T);
+    const Tensor grad_u = carries && Device::template overwrites<Scalar>
+                              ? source.kept()
+                              : Device::new_output(like, {rows_at_once, N, H}, dtype_of<Projected>);
     MaybeTensor back_to_x, grad_x, grad_initial, carry;
     if (want_x) {
       back_to_x = converted(*weight, dtype_of<Projected>);
@@ -137,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     ProductSum<Device, Scalar> grad_weight(like, H, C, allow_tf32);
     const auto partial = [&](bool wanted) -> MaybeTensor {
       if (!wanted) return std::nullopt;
-      const std::array<std::int64_t, 3> sizes = {Device::time_chunks(chosen, std::min(longest, T)), N, H};
+      const std::array<std::int64_t, 3> sizes = {Device::time_chunks(chosen, rows_at_once), N, H};
       return torch::stable::new_zeros(like, sizes, dtype_of<Real>);
     };
     const MaybeTensor sum_bias = partial(want_bias), sum_decay = partial(want_decay);

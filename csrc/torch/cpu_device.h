@@ -17,6 +17,10 @@ struct Cpu {
   template <typename Scalar>
   using Projected = State<Scalar>;
 
+  // Whether a backward scan may write its gradient over the membrane that it reads.
+  template <typename Scalar>
+  static constexpr bool overwrites = std::is_same_v<Scalar, State<Scalar>>;
+
   static DeviceFacts facts(const Tensor&) { return cpu_facts; }
 
   struct Guard {
@@ -38,6 +42,7 @@ struct Cpu {
     return output;
   }
 
+  // The sum goes through the C function, as stable as the dispatcher and without its boxes: short sequences notice.
   static void product(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, bool) {
     if (!accumulate) return aten_product(out, a, b);
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
@@ -48,19 +53,22 @@ struct Cpu {
 
   static std::int64_t time_chunks(Scan, std::int64_t) { return 1; }
 
-  static void parallel_for(std::int64_t count, std::int64_t grain,
-                           const std::function<void(std::int64_t, std::int64_t)>& body) {
-    torch::stable::parallel_for(0, count, grain, body);
+  static cpu::Threads threads() {
+    const auto parallel_for = [](std::int64_t count, std::int64_t grain,
+                                 const std::function<void(std::int64_t, std::int64_t)>& body) {
+      torch::stable::parallel_for(0, count, grain, body);
+    };
+    return {static_cast<int>(torch::stable::get_num_threads()), parallel_for};
   }
 
   template <typename Scalar>
   static void scan(const ScanForward<Scalar, State<Scalar>>& args, Scan, const Tensor&) {
-    cpu::scan_forward<Scalar>(args, parallel_for);
+    cpu::scan_forward<Scalar>(args, threads());
   }
 
   template <typename Scalar>
   static void scan(const ScanBackward<Scalar, State<Scalar>>& args, Scan, const Tensor&) {
-    cpu::scan_backward<Scalar>(args, parallel_for);
+    cpu::scan_backward<Scalar>(args, threads());
   }
 };
 

@@ -86,7 +86,9 @@ const DeviceFacts& device_facts(int device) {
   const auto found = known.find(device);
   if (found != known.end()) return found->second;
   const DeviceFacts facts = {attribute(cudaDevAttrMultiProcessorCount, device),
-                             attribute(cudaDevAttrL2CacheSize, device)};
+                             attribute(cudaDevAttrL2CacheSize, device),
+                             attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                             attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
   return known.emplace(device, facts).first->second;
 }
 

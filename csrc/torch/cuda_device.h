@@ -10,6 +10,11 @@ struct Cuda {
   template <typename Scalar>
   using Projected = Scalar;
 
+  // Whether a backward scan may write its gradient over the membrane that it reads: the split scan may not, since a warp
+  // reads the row before its own, which another warp writes.
+  template <typename Scalar>
+  static constexpr bool overwrites = false;
+
   static DeviceFacts facts(const Tensor& tensor) { return cuda::device_facts(tensor.get_device_index()); }
 
   struct Guard : cuda::DeviceGuard {
@@ -46,6 +51,19 @@ struct Cuda {
 
   static std::int64_t time_chunks(Scan scan, std::int64_t T) {
     return scan == Scan::split ? split_backward.chunks(T) : 1;
+  }
+
+  // Whether there is a project_scan for elements of this type: strict float32 and float64 have no matrix instructions
+  // that would pay.
+  template <typename Scalar>
+  static constexpr bool fuses = !std::is_same_v<Scalar, double>;
+
+  template <typename Scalar>
+  static void project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& plan, const Tensor& like) {
+    const Tensor workspace = new_empty(like, {cuda::project_scan_workspace(args, plan)}, ScalarType::Byte);
+    const cudaError_t error =
+        cuda::project_scan(args, plan, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
+    check(error, "project_scan", args.T, args.N, args.H);
   }
 
   static void check(cudaError_t error, const char* kernel, std::int64_t T, std::int64_t N, std::int64_t H) {

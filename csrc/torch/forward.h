@@ -1,5 +1,5 @@
-// The forward operator: project a chunk of time steps by a plain matrix product, scan it while it lies in the cache, pass
-// the carry on.
+// The forward operator. Fused: one kernel from the input to the spikes. Chunked: project a chunk of time steps by a plain
+// matrix product, scan it while it lies in the cache, pass the carry on.
 #pragma once
 
 #include <tuple>
@@ -9,15 +9,30 @@
 namespace leakypar {
 
 inline Scan forced(const std::string& scan, Scan chosen) {
-  if (scan == "auto") return chosen;
+  if (scan == "auto" || scan == "fused") return chosen;
   STD_TORCH_CHECK(scan == "lane" || scan == "split", "leakypar: scan is '", scan,
-                  "', expected 'auto', 'lane' or 'split'");
+                  "', expected 'auto', 'lane', 'split' or, forward, 'fused'");
   return scan == "lane" ? Scan::lane : Scan::split;
 }
 
 inline std::int64_t forced(std::int64_t chunk_steps, std::int64_t T, std::int64_t chosen) {
   STD_TORCH_CHECK(chunk_steps >= 0, "leakypar: chunk_steps is ", chunk_steps, ", expected 0 (chosen) or more");
   return chunk_steps > 0 ? std::min(chunk_steps, std::max<std::int64_t>(T, 1)) : chosen;
+}
+
+// An x [T, N, C] or weight [H, C] whose last dimension is contiguous; a copy only where it is not.
+inline Tensor with_dense_rows(const Tensor& tensor) {
+  const std::int64_t last = tensor.dim() - 1;
+  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : torch::stable::contiguous(tensor);
+}
+
+// Whether project_scan computes in the precision that is asked for. Its float32 is TF32.
+template <typename Device, typename Scalar>
+constexpr bool fusible(bool allow_tf32) {
+  if constexpr (requires { Device::template fuses<Scalar>; }) {
+    return Device::template fuses<Scalar> && (allow_tf32 || !std::is_same_v<Scalar, float>);
+  }
+  return false;
 }
 
 // Returns spikes and membrane [T, N, H], the carries between chunks [chunks - 1, N, H], which a backward that recomputes
@@ -38,10 +53,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
 
   return with_element(x.scalar_type(), [&]<typename Scalar>(std::type_identity<Scalar>) {
     using Real = State<Scalar>;
-    const Plan plan = make_plan({T, N, C, H, static_cast<std::int64_t>(sizeof(Scalar))}, Device::facts(x));
+    const Problem problem = {T, N, C, H, static_cast<std::int64_t>(sizeof(Scalar))};
+    const DeviceFacts& facts = Device::facts(x);
+    const Plan plan = make_plan(problem, facts);
+    const bool can_fuse = fusible<Device, Scalar>(allow_tf32);
+    STD_TORCH_CHECK(scan != "fused" || can_fuse,
+                    "leakypar: the fused kernel computes float16, bfloat16 and, where TF32 ",
+                    "is allowed, float32 on a CUDA device; x has dtype ", torch::headeronly::toString(x.scalar_type()));
+    // A backward that recomputes the membrane projects in chunks, and must find the membrane that the forward had.
+    STD_TORCH_CHECK(scan != "fused" || !want_carries,
+                    "leakypar: the fused kernel keeps no carries for a backward that ", "recomputes the membrane");
+    const bool may_fuse = can_fuse && !want_carries;
+    const bool fused = scan == "fused" || (scan == "auto" && may_fuse && make_project_plan(problem, facts).fused);
     const Scan chosen = forced(scan, plan.scan_forward);
-    const std::int64_t planned = forced(chunk_steps, T, plan.chunk_steps);
-    const std::int64_t longest = want_carries ? recompute_steps(T) : planned;
+    const std::int64_t planned = forced(chunk_steps, T, fused ? std::max<std::int64_t>(T, 1) : plan.chunk_steps);
+    const std::int64_t longest = want_carries ? recompute_steps(T, N, sizeof(Scalar)) : planned;
     const std::int64_t chunks = (T + longest - 1) / longest;
 
     MaybeTensor spikes, membrane, carries, carry, last;
@@ -51,27 +77,52 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
     if (!want_carries && chunks > 1) carry = new_empty(x, {N, H}, dtype_of<Real>);
     if (want_last) last = new_empty(x, {N, H}, dtype_of<Real>);
     const MaybeTensor first = state(initial, "initial", N, H, dtype_of<Real>);
-    const Projection<Device, Scalar> project(x, weight, membrane ? membrane : spikes, longest, allow_tf32);
 
-    ScanForward<Scalar, typename Device::template Projected<Scalar>> args = {};
-    args.N = N;
-    args.H = H;
-    args.bias_ih = parameter(bias_ih, "bias_ih", H, x);
-    args.bias_hh = parameter(bias_hh, "bias_hh", H, x);
-    args.decay = parameter(decay, "decay", H, x);
-    args.threshold = parameter(threshold, "threshold", H, x);
-    args.gain = parameter(gain, "gain", H, x);
-    args.initial = pointer<const Real>(first);
-    for (std::int64_t k = 0; k < chunks; ++k) {
-      const std::int64_t t = k * longest;
-      args.T = std::min(longest, T - t);
-      args.u = project(t, args.T);
-      args.spikes = row<Scalar>(spikes, t * N * H);
-      args.membrane = row<Scalar>(membrane, t * N * H);
-      const bool final = k + 1 == chunks;
-      args.last = final ? pointer<Real>(last) : carries ? row<Real>(carries, k * N * H) : pointer<Real>(carry);
-      Device::scan(args, chosen, x);
-      args.initial = args.last;
+    const auto in_chunks = [&](auto args, const auto& run) {
+      args.N = N;
+      args.H = H;
+      args.bias_ih = parameter(bias_ih, "bias_ih", H, x);
+      args.bias_hh = parameter(bias_hh, "bias_hh", H, x);
+      args.decay = parameter(decay, "decay", H, x);
+      args.threshold = parameter(threshold, "threshold", H, x);
+      args.gain = parameter(gain, "gain", H, x);
+      args.initial = pointer<const Real>(first);
+      for (std::int64_t k = 0; k < chunks; ++k) {
+        const std::int64_t t = k * longest;
+        args.T = std::min(longest, T - t);
+        args.spikes = row<Scalar>(spikes, t * N * H);
+        args.membrane = row<Scalar>(membrane, t * N * H);
+        const bool final = k + 1 == chunks;
+        args.last = final ? pointer<Real>(last) : carries ? row<Real>(carries, k * N * H) : pointer<Real>(carry);
+        run(args, t);
+        args.initial = args.last;
+      }
+    };
+    if (fused) {
+      if constexpr (fusible<Device, Scalar>(true)) {
+        const Tensor input = with_dense_rows(x), operand = with_dense_rows(weight);
+        ProjectScan<Scalar> args = {};
+        args.C = C;
+        args.x_step = input.stride(0);
+        args.x_row = input.stride(1);
+        args.weight = static_cast<const Scalar*>(operand.data_ptr());
+        args.weight_row = operand.stride(0);
+        in_chunks(args, [&](ProjectScan<Scalar>& chunk, std::int64_t t) {
+          chunk.x = static_cast<const Scalar*>(input.data_ptr()) + t * chunk.x_step;
+          const ProjectPlan tiles = make_project_plan({chunk.T, N, C, H, problem.element_bytes}, facts);
+          STD_TORCH_CHECK(tiles.stages > 0 || N * H == 0,
+                          "leakypar: the fused kernel needs more shared memory than the ", "device's ",
+                          facts.shared_bytes_of_block, " bytes");
+          Device::project_scan(chunk, tiles, x);
+        });
+      }
+    } else {
+      const Projection<Device, Scalar> project(x, weight, membrane ? membrane : spikes, longest, allow_tf32);
+      using Args = ScanForward<Scalar, typename Device::template Projected<Scalar>>;
+      in_chunks(Args{}, [&](Args& chunk, std::int64_t t) {
+        chunk.u = project(t, chunk.T);
+        Device::scan(chunk, chosen, x);
+      });
     }
     if (want_last && T == 0) {
       if (first) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../plan.h"
+#include "../project.h"
 
 #ifdef LEAKYPAR_WITH_CUDA
 #include <cuda_runtime_api.h>
@@ -47,9 +48,38 @@ std::string stable_abi_target() {
 const char* name(leakypar::Scan scan) { return scan == leakypar::Scan::lane ? "lane" : "split"; }
 
 py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
-                    std::int64_t multiprocessors, std::int64_t cache_bytes) {
-  const leakypar::Plan plan = leakypar::make_plan({T, N, C, H, element_bytes}, {multiprocessors, cache_bytes});
-  return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps, plan.backward_chunk_steps);
+                    std::int64_t multiprocessors, std::int64_t cache_bytes, std::int64_t shared_bytes_of_block,
+                    std::int64_t shared_bytes_of_multiprocessor, bool can_fuse) {
+  const leakypar::Problem problem = {T, N, C, H, element_bytes};
+  const leakypar::DeviceFacts device = {multiprocessors, cache_bytes, shared_bytes_of_block,
+                                        shared_bytes_of_multiprocessor};
+  const leakypar::Plan plan = leakypar::make_plan(problem, device);
+  const bool fused = can_fuse && leakypar::make_project_plan(problem, device).fused;
+  return py::make_tuple(fused ? "fused" : name(plan.scan_forward), name(plan.scan_backward),
+                        fused ? T : plan.chunk_steps, plan.backward_chunk_steps);
+}
+
+py::dict make_project_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
+                           std::int64_t multiprocessors, std::int64_t shared_bytes_of_block,
+                           std::int64_t shared_bytes_of_multiprocessor) {
+  const leakypar::Problem problem = {T, N, C, H, element_bytes};
+  const leakypar::DeviceFacts device = {multiprocessors, 0, shared_bytes_of_block, shared_bytes_of_multiprocessor};
+  const leakypar::ProjectPlan plan = leakypar::make_project_plan(problem, device);
+  py::dict read;
+  if (plan.stages == 0) return read;
+  const std::int64_t groups = plan.groups(N, H);
+  read["fused"] = plan.fused;
+  read["columns"] = plan.columns();
+  read["batch_rows"] = plan.batch_rows;
+  read["steps"] = plan.steps();
+  read["stages"] = plan.stages;
+  read["resident"] = plan.resident;
+  read["groups"] = groups;
+  read["blocks_per_group"] = plan.blocks_per_group;
+  read["tiles"] = groups * plan.time_tiles(T);
+  read["shared_bytes"] = plan.shared_bytes(C, element_bytes);
+  read["blocks_per_multiprocessor"] = leakypar::resident_blocks(plan, problem, device);
+  return read;
 }
 
 }  // namespace
@@ -63,6 +93,11 @@ PYBIND11_MODULE(_C, m) {
   m.attr("stable_abi_target") = stable_abi_target();
   m.attr("cpu_facts") = py::make_tuple(leakypar::cpu_facts.multiprocessors, leakypar::cpu_facts.cache_bytes);
   m.def("make_plan", &make_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
-        py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("cache_bytes"),
+        py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("cache_bytes"), py::arg("shared_bytes_of_block"),
+        py::arg("shared_bytes_of_multiprocessor"), py::arg("can_fuse"),
         "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps).");
+  m.def("make_project_plan", &make_project_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
+        py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("shared_bytes_of_block"),
+        py::arg("shared_bytes_of_multiprocessor"),
+        "The tiles of csrc/project.h, as a dict; empty where the device has no room for them.");
 }

@@ -44,7 +44,8 @@ cudaStream_t current_stream(int) { return nullptr; }
 
 const DeviceFacts& device_facts(int) {
   static thread_local DeviceFacts facts;
-  facts = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrL2CacheSize)};
+  facts = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrL2CacheSize),
+           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
   return facts;
 }
 

@@ -17,6 +17,12 @@
 //                 does not, and one barrier reached at two places in the source abort with a list of who waits where.
 //   Shared memory Dynamic only, exactly as many bytes as the launch asked for, so AddressSanitizer sees an overrun; 0xFF
 //                 in every byte (a NaN) when a block starts, so a read of what nobody wrote shows.
+//   Copies        cp.async of 4, 8 and 16 bytes, with the zeros after a short source. What a copy will overwrite reads as
+//                 0xFF from the copy's issue to the wait of the thread that issued it, and the source is read at that
+//                 wait: a missing wait, a missing barrier after it and a slot reused too early all show.
+//   Matrices      mma.sync and ldmatrix with the fragments of the PTX manual, over all 32 lanes or not at all. TF32
+//                 operands lose their lower thirteen bits unless they were rounded before. Products are added in the
+//                 order of k, each sum rounded to float32; a device may add in another order.
 //   Shuffles      The device's rules for width and range. A value from a lane that takes no part has all bits set.
 //
 // What is not emulated, and why
@@ -42,6 +48,8 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
+#include "async_copy.h"
 #include "device_functions.h"
+#include "matrix.h"
 #include "runtime_api.h"
 #include "vectors.h"

@@ -22,6 +22,8 @@ const char* name(WarpOperation operation) {
       return "__any_sync";
     case WarpOperation::all:
       return "__all_sync";
+    case WarpOperation::collective:
+      return "a matrix instruction";
     case WarpOperation::shuffle:
       return "__shfl_sync";
     case WarpOperation::shuffle_up:

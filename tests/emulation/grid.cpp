@@ -67,7 +67,10 @@ void start(Launch& launch, Block& block, std::int64_t rank) {
                  static_cast<unsigned>(rank / x / y)};
   block.live = block.threads;
   std::memset(block.shared_memory, 0xFF, launch.shared_bytes);
-  for (int i = 0; i < block.threads; ++i) block.lanes[i].fiber.start(launch.kernel.call, launch.kernel.arguments);
+  for (Lane& lane : block.lanes) {
+    lane.copies.forget();
+    lane.fiber.start(launch.kernel.call, launch.kernel.arguments);
+  }
   for (Warp& warp : block.warps) warp.live = warp.ready = warp.exist;
 }
 
@@ -187,6 +190,14 @@ void preemption_point() {
 void* shared_memory() {
   require_kernel("shared_memory()");
   return current.block->shared_memory;
+}
+
+void require_shared(const void* address, std::size_t bytes, const char* what) {
+  require_kernel(what);
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  const auto first = reinterpret_cast<std::uintptr_t>(current.block->shared_memory);
+  if (at < first || at + bytes > first + current.launch->shared_bytes) fail("%s is outside shared memory", what);
+  if (at % bytes != 0) fail("%s is not on a boundary of %zu bytes", what, bytes);
 }
 
 }  // namespace leakypar_emulation

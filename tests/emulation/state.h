@@ -7,6 +7,7 @@
 #include <source_location>
 #include <vector>
 
+#include "async_copy.h"
 #include "fiber.h"
 #include "grid.h"
 #include "order.h"
@@ -21,6 +22,7 @@ struct Lane {
   uint3 thread;
   WarpRequest request;   // while it waits at a warp operation,
   std::uint64_t result;  // and what it then gets
+  AsyncCopies copies;
 };
 
 // Sets of lanes, one bit each. A live lane, unless it runs, is in exactly one of the last four.

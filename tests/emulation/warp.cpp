@@ -1,4 +1,6 @@
 // The warp operations: when all lanes have come, and what each one gets.
+#include <array>
+
 #include "diagnosis.h"
 #include "grid.h"
 #include "state.h"
@@ -7,7 +9,7 @@ namespace leakypar_emulation {
 namespace {
 
 bool matches(const WarpRequest& a, const WarpRequest& b) {
-  return a.operation == b.operation && a.mask == b.mask && a.bytes == b.bytes;
+  return a.operation == b.operation && a.mask == b.mask && a.bytes == b.bytes && a.collective == b.collective;
 }
 
 bool is_shuffle(WarpOperation operation) { return operation >= WarpOperation::shuffle; }
@@ -27,14 +29,25 @@ unsigned shuffle_source(const WarpRequest& request, unsigned lane) {
   }
 }
 
+void run_collective(Warp& warp, unsigned lanes, const Collective& collective) {
+  if (lanes != 0xFFFFFFFFu) fail("%s takes all 32 lanes of a warp, and only 0x%08x came", collective.name, lanes);
+  std::array<void*, kWarpLanes> registers;
+  for_each_lane(lanes, [&](int lane) { registers[lane] = warp.lanes[lane].request.registers; });
+  collective.run(registers.data());
+}
+
 // lanes: those that take part.
 void complete(Warp& warp, unsigned lanes, WarpOperation operation) {
+  if (operation == WarpOperation::collective) {
+    run_collective(warp, lanes, *warp.lanes[__builtin_ctz(lanes)].request.collective);
+  }
   unsigned votes = 0;
   for_each_lane(lanes, [&](int lane) { votes |= (warp.lanes[lane].request.value & 1u) << lane; });
   for_each_lane(lanes, [&](int number) {
     Lane& lane = warp.lanes[number];
     switch (operation) {
       case WarpOperation::sync:
+      case WarpOperation::collective:
         lane.result = 0;
         break;
       case WarpOperation::ballot:
@@ -89,6 +102,10 @@ std::uint64_t warp_operation(const WarpRequest& request) {
   complete_if_all_came(*current.warp, lane.request);
   Fiber::suspend();
   return lane.result;
+}
+
+void warp_collective(const Collective& collective, void* registers, std::source_location where) {
+  warp_operation({WarpOperation::collective, 0xFFFFFFFFu, 0, 0, 0, 0, where, &collective, registers});
 }
 
 }  // namespace leakypar_emulation

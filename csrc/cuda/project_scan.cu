@@ -1,0 +1,350 @@
+// The projection, the scan and the spike in one kernel; u never reaches memory:
+//
+//   u_t = W x_t      h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial      S_t = gain * 1[h_t - threshold > 0]
+//
+// Operand order. Neurons are the rows of the product and (time, batch) its columns: d = W x^T, both operands with k
+// contiguous, as ldmatrix wants them. Which neuron is which row and which step is which column is free, since ldmatrix
+// takes an address for each row; so both are permuted when they are copied to shared memory, at no cost, until
+//
+//   a lane's accumulators hold 8 neurons, neighbours in memory, by a run of 2 Pairs consecutive steps of one batch row.
+//
+// The scan of a run then needs no other lane, and a step's 8 neurons leave as 16-byte stores straight from registers: the
+// transposed store that this operand order costs elsewhere does not exist. Quads of lanes complete each other's lines.
+//
+// Mapping. Four warps a block, two by neurons and two by columns; a tile is 128 neurons by 16 Pairs columns, 8 runs lying
+// side by side in batch, in time, or in both (project.h). Blocks of one group own the same neurons and batch rows. A
+// block, tile by tile:
+//
+//   1. multiplies: slices of 128 bytes of k pass through a ring of `stages` slots, one barrier a slice; weights stay in
+//      shared memory from tile to tile where they fit, and pass through the ring too where they do not;
+//   2. composes each run to one map of the carry, and leaves it in shared memory;
+//   3. starts the copies of its next tile, as many slices as there are slots;
+//   4. walks the runs of each (neuron, batch row), one thread a neuron: from the carry into the tile to the carry into
+//      each run. One block a group: the carry stays here. Several: it comes by look-back (look_back.cuh), and blocks take
+//      tiles by ticket, each only after its last product, so neighbouring tiles are always in different blocks' hands;
+//   5. replays its runs from their carries, and stores.
+//
+// Shared memory. Rows of 128 bytes; the 16-byte piece c of row r lies at place c XOR (r mod 8). The eight rows that one
+// matrix of an ldmatrix reads have the same c and eight different r mod 8: all 32 banks, once. So do the eight pieces of
+// a row that eight lanes copy. Maps and carries are single numbers: a warp's lanes are 8 neighbouring neurons by 4 runs, and
+// runs begin 8 banks apart.
+//
+// Bytes moved: x is read once for each 128 neurons (by the cache's grace, once from memory), W once a block where it stays,
+// and each of spikes and membrane that is asked for is written once.
+#include "../leakypar.h"
+#include "../math/clamp_affine.h"
+#include "project_tile.cuh"
+
+namespace leakypar::cuda {
+namespace {
+
+using Map = ClampAffine<float>;
+
+// Step 2: a lane's runs, each as one map.
+template <int Pairs>
+__device__ __forceinline__ void compose_runs(Accumulators<Pairs>& u, const Shared& shared, const Thread& thread) {
+#pragma unroll
+  for (int which = 0; which < lane_neurons; ++which) {
+    const int row = thread.warp_row * warp_neurons + which * 8 + thread.group;
+    const float decay = shared.decay[row];
+    auto run = Run<float>::first(at<Pairs>(u, which, 0));
+#pragma unroll
+    for (int step = 1; step < 2 * Pairs; ++step) run.then(decay, at<Pairs>(u, which, step));
+    const Map map = run.map(0.0f);  // the power of the decay is the same for every run: step 4 knows it
+    shared.map(0, thread.run, row) = map.b;
+    shared.map(1, thread.run, row) = map.lo;
+    shared.map(2, thread.run, row) = map.hi;
+  }
+}
+
+// Step 4: from the carry into the tile to the carry into each run. A thread has one row of the product, a neuron, and
+// walks the runs of each batch row.
+template <int Pairs, typename Scalar>
+__device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args, const ProjectPlan& plan,
+                                                const Shared& shared, const Thread& thread, std::int64_t tile,
+                                                const Tiling& tiling, const LookBack<Map>& book) {
+  const int row = static_cast<int>(threadIdx.x);
+  float power = shared.decay[row];  // of the decay, to the steps of a run: a power of two
+#pragma unroll
+  for (int steps = 1; steps < 2 * Pairs; steps *= 2) power = saturate(power * power);
+  const std::int64_t neuron = thread.first_neuron + neuron_of_row<Scalar>(row);
+  const auto map_of = [&](int run) {
+    return Map{power, shared.map(0, run, row), shared.map(1, run, row), shared.map(2, run, row)};
+  };
+  const auto initial = [&](int i) {
+    const std::int64_t n = thread.first_row + i;
+    const bool given = args.initial != nullptr && neuron < args.H && n < args.N;
+    return given ? args.initial[n * args.H + neuron] : 0.0f;
+  };
+
+  if (tiling.chunks > 1) {
+    const auto tile_map = [&](int i) {
+      Map map = map_of(i * thread.time_runs);
+      for (int run = 1; run < thread.time_runs; ++run) map = compose(map, map_of(i * thread.time_runs + run));
+      return map;
+    };
+    const int warp = row / warp_lanes;
+    Place place = {tile, thread.team * (ProjectPlan::threads / warp_lanes) + warp, 0, thread.lane, warp};
+    const auto column = [&](int i) { return (thread.team * plan.batch_rows + i) * ProjectPlan::neurons + row; };
+    unsigned* const flag = book.flags + tile * tiling.tiles + place.tile;
+    const bool has_successor = tile + 1 < tiling.chunks;
+    if (tile > 0 && has_successor) {
+      for (int i = 0; i < plan.batch_rows; ++i) store_aggregate(book, tiling, tile, column(i), tile_map(i));
+      publish(flag, aggregate, thread.lane);
+    }
+    for (int i = 0; i < plan.batch_rows; ++i) {
+      float carry[1] = {0.0f};
+      if (tile == 0) {
+        carry[0] = initial(i);
+      } else {
+        place.column = column(i);
+        look_back(carry, book, tiling, place);
+      }
+      if (has_successor) __stcg(book.inclusives + tile * tiling.M + column(i), tile_map(i)(carry[0]));
+      shared.carries[i * ProjectPlan::neurons + row] = carry[0];
+    }
+    if (has_successor) publish(flag, inclusive, thread.lane);
+  } else if (tile == 0) {
+    for (int i = 0; i < plan.batch_rows; ++i) shared.carries[i * ProjectPlan::neurons + row] = initial(i);
+  }
+
+  for (int i = 0; i < plan.batch_rows; ++i) {
+    float& carry = shared.carries[i * ProjectPlan::neurons + row];
+    float h = carry;
+    for (int run = i * thread.time_runs; run < (i + 1) * thread.time_runs; ++run) {
+      const Map map = map_of(run);
+      shared.map(0, run, row) = h;
+      h = map(h);
+    }
+    carry = h;
+  }
+}
+
+// A lane's eight neurons at one (time, batch row): 16-byte stores, or one by one where rows do not begin on such a
+// boundary. to: the row's element of the tile's first neuron; neurons: how many the tile has.
+template <typename Scalar>
+__device__ __forceinline__ void store_neurons(Scalar* to, const float (&values)[lane_neurons], const Thread& thread,
+                                              int neurons, bool packets) {
+  constexpr int packet = piece_bytes / static_cast<int>(sizeof(Scalar));
+#pragma unroll
+  for (int which = 0; which < lane_neurons; which += packet) {
+    const int neuron = thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
+    if (packets) {
+      float part[packet];
+#pragma unroll
+      for (int i = 0; i < packet; ++i) part[i] = values[which + i];
+      if (neuron < neurons) store(to + neuron, part);
+    } else {
+#pragma unroll
+      for (int i = 0; i < packet; ++i) {
+        if (neuron + i < neurons) to[neuron + i] = narrow<Scalar>(values[which + i]);
+      }
+    }
+  }
+}
+
+// Step 5.
+template <typename Scalar, int Pairs>
+__device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
+                                           const ProjectPlan& plan, const Shared& shared, const Thread& thread,
+                                           std::int64_t tile, bool packets) {
+  constexpr int run_steps = 2 * Pairs;
+  const std::int64_t n = thread.row_of(thread.run);
+  const std::int64_t t0 = tile * plan.steps() + thread.place_in_time(thread.run) * run_steps;
+  if (n >= args.N || t0 >= args.T) return;
+  const int steps = static_cast<int>(args.T - t0 < run_steps ? args.T - t0 : run_steps);
+  const std::int64_t left = args.H - thread.first_neuron;
+  const int neurons = static_cast<int>(left < ProjectPlan::neurons ? left : ProjectPlan::neurons);
+
+  float h[lane_neurons], decay[lane_neurons], threshold[lane_neurons], gain[lane_neurons];
+#pragma unroll
+  for (int which = 0; which < lane_neurons; ++which) {
+    const int row = thread.warp_row * warp_neurons + which * 8 + thread.group;
+    h[which] = shared.map(0, thread.run, row);
+    decay[which] = shared.decay[row];
+    threshold[which] = shared.threshold[row];
+    gain[which] = shared.gain[row];
+  }
+  std::int64_t offset = (t0 * args.N + n) * args.H + thread.first_neuron;
+#pragma unroll
+  for (int step = 0; step < run_steps; ++step) {
+    if (step < steps) {
+#pragma unroll
+      for (int which = 0; which < lane_neurons; ++which) {
+        h[which] = membrane_step(decay[which], h[which], at<Pairs>(u, which, step));
+      }
+      if (args.membrane != nullptr) store_neurons(args.membrane + offset, h, thread, neurons, packets);
+      if (args.spikes != nullptr) {
+        float spikes[lane_neurons];
+#pragma unroll
+        for (int which = 0; which < lane_neurons; ++which) {
+          spikes[which] = spike(h[which] - threshold[which]) ? gain[which] : 0.0f;
+        }
+        store_neurons(args.spikes + offset, spikes, thread, neurons, packets);
+      }
+      offset += args.N * args.H;
+    }
+  }
+  if (args.last != nullptr && t0 + steps == args.T) {
+    float* const last = args.last + n * args.H + thread.first_neuron;
+#pragma unroll
+    for (int which = 0; which < lane_neurons; ++which) {
+      const int neuron = thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
+      if (neuron < neurons) last[neuron] = h[which];
+    }
+  }
+}
+
+// Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers.
+template <typename Scalar, int Pairs>
+__global__ void __launch_bounds__(ProjectPlan::threads, Pairs == 8 ? 2 : 3)
+    project_scan_kernel(const ProjectScan<Scalar> args, const ProjectPlan plan, const Access access,
+                        const Tiling tiling, const LookBack<Map> book) {
+  constexpr int columns = 16 * Pairs;
+  constexpr int neurons = ProjectPlan::neurons;
+  const Thread thread(args, plan);
+  const std::int64_t row_bytes = args.C * static_cast<std::int64_t>(sizeof(Scalar));
+  const std::int64_t computed = ProjectPlan::slices(args.C, sizeof(Scalar));
+  const int slices = static_cast<int>(computed > 0 ? computed : 1);
+  const std::int64_t time_tiles = plan.time_tiles(args.T);
+  const Shared shared(plan, slices);
+  const bool split = tiling.chunks > 1;
+
+  // A row of the product each: its neuron's parameters. Rows past the last neuron have zero weights and store nothing.
+  const int own_row = static_cast<int>(threadIdx.x);
+  const std::int64_t own_neuron = thread.first_neuron + neuron_of_row<Scalar>(own_row);
+  const std::int64_t neuron = own_neuron < args.H ? own_neuron : 0;
+  shared.bias[own_row] = read<float>(args.bias_ih, neuron) + read<float>(args.bias_hh, neuron);
+  shared.decay[own_row] = read<float>(args.decay, neuron);
+  shared.threshold[own_row] = read<float>(args.threshold, neuron);
+  shared.gain[own_row] = read<float>(args.gain, neuron);
+
+  if (split && threadIdx.x == 0) *shared.ticket = atomicAdd(book.ticket + thread.team, 1u);
+  __syncthreads();  // parameters and ticket are there
+  std::int64_t tile = split ? *shared.ticket : 0;
+  if (tile >= time_tiles) return;
+
+  const auto weight_row = [&](int p) {
+    const std::int64_t h = thread.first_neuron + neuron_of_row<Scalar>(p);
+    return h < args.H ? args.weight + h * args.weight_row : nullptr;
+  };
+  const auto copy = [&](std::int64_t tile, int slice, int slot, bool with_weight) {
+    if (with_weight) {
+      unsigned char* const to = shared.weight + (plan.resident ? slice : slot) * neurons * slice_bytes;
+      copy_slice<Scalar, neurons>(to, access.weight, slice, row_bytes, args.weight, weight_row);
+    }
+    // Column p of the product: of the warp's 8 Pairs columns, fragment j and column c of it are run c / 2 of the warp's
+    // four, and step 2 j + c % 2 of that run.
+    const auto x_row = [&](int p) -> const Scalar* {
+      const int run = p / (8 * Pairs) * 4 + p % 8 / 2, step = p / 8 % Pairs * 2 + p % 2;
+      const std::int64_t t = tile * plan.steps() + thread.place_in_time(run) * (2 * Pairs) + step;
+      const std::int64_t n = thread.row_of(run);
+      return t < args.T && n < args.N ? args.x + t * args.x_step + n * args.x_row : nullptr;
+    };
+    copy_slice<Scalar, columns>(shared.x + slot * columns * slice_bytes, access.x, slice, row_bytes, args.x, x_row);
+  };
+  const auto begin = [&](std::int64_t tile, bool with_weight) {
+    for (int slice = 0; slice < plan.stages; ++slice) {
+      copy(tile, slice, slice, with_weight);
+      commit_copies();
+    }
+  };
+
+  bool with_weight = true;
+  begin(tile, with_weight);
+  for (;;) {
+    Accumulators<Pairs> u;
+#pragma unroll
+    for (int which = 0; which < lane_neurons; ++which) {
+      const float bias = shared.bias[thread.warp_row * warp_neurons + which * 8 + thread.group];
+#pragma unroll
+      for (int step = 0; step < 2 * Pairs; ++step) at<Pairs>(u, which, step) = bias;
+    }
+    int slot = 0;
+    for (int slice = 0; slice < slices; ++slice) {
+      // The slots were filled at once before the first slice, and are refilled one a slice from the second on.
+      wait_copies(slice == 0 ? plan.stages - 1 : plan.stages - 2);
+      __syncthreads();  // every thread's part of the slice is there, and everyone has left the slice before it
+      if (slice > 0) {
+        const int ahead = slice + plan.stages - 1;
+        if (ahead < slices) copy(tile, ahead, slot == 0 ? plan.stages - 1 : slot - 1, with_weight);
+        commit_copies();  // an empty group where there was nothing: waits count groups
+      }
+      const std::int64_t left = row_bytes - static_cast<std::int64_t>(slice) * slice_bytes;
+      const int steps = static_cast<int>(left < slice_bytes ? (left + step_bytes - 1) / step_bytes : 4);
+      multiply_slice<Scalar, Pairs>(u, shared.weight + (plan.resident ? slice : slot) * neurons * slice_bytes,
+                                    shared.x + slot * columns * slice_bytes, steps, thread);
+      slot = slot + 1 == plan.stages ? 0 : slot + 1;
+    }
+    with_weight = !plan.resident;
+
+    if (split && threadIdx.x == 0) *shared.ticket = atomicAdd(book.ticket + thread.team, 1u);
+    compose_runs<Pairs>(u, shared, thread);
+    __syncthreads();  // maps and ticket are there, and every slot is free
+    const std::int64_t next = split ? *shared.ticket : tile + 1;
+    if (next < time_tiles) begin(next, with_weight);
+    carry_into_runs<Pairs>(args, plan, shared, thread, tile, tiling, book);
+    __syncthreads();  // every run's carry is there
+    replay_run<Scalar, Pairs>(u, args, plan, shared, thread, tile, access.packets);
+    if (next >= time_tiles) return;
+    tile = next;
+  }
+}
+
+// The widest copy that a matrix of rows allows. Strides of dimensions of size one mean nothing.
+template <typename Scalar>
+int widest(const Scalar* data, std::initializer_list<std::int64_t> strides) {
+  auto bits = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(data));
+  for (const std::int64_t stride : strides) bits |= static_cast<std::uint64_t>(stride) * sizeof(Scalar);
+  for (const int bytes : {16, 8, 4}) {
+    if (bits % bytes == 0) return bytes;
+  }
+  return static_cast<int>(sizeof(Scalar));
+}
+
+template <typename Scalar>
+Access access_of(const ProjectScan<Scalar>& args) {
+  const auto stride = [](std::int64_t size, std::int64_t stride) { return size > 1 ? stride : 0; };
+  const bool packets = widest(args.spikes, {args.H}) == 16 && widest(args.membrane, {args.H}) == 16;
+  return {widest(args.x, {stride(args.T, args.x_step), stride(args.N, args.x_row)}),
+          widest(args.weight, {stride(args.H, args.weight_row)}), packets};
+}
+
+template <typename Scalar>
+Tiling tiling_of(const ProjectScan<Scalar>& args, const ProjectPlan& plan) {
+  const std::int64_t groups = plan.groups(args.N, args.H);
+  const std::int64_t chunks = plan.blocks_per_group > 1 ? plan.time_tiles(args.T) : 1;
+  constexpr int warps = ProjectPlan::threads / warp_lanes;
+  return {args.T, groups * plan.batch_rows * ProjectPlan::neurons, chunks, groups * warps, warps, groups};
+}
+
+}  // namespace
+
+template <typename Scalar>
+std::int64_t project_scan_workspace(const ProjectScan<Scalar>& args, const ProjectPlan& plan) {
+  if (args.T == 0 || args.N * args.H == 0) return 0;
+  return LookBack<Map>::bytes(tiling_of(args, plan));
+}
+
+template <typename Scalar>
+cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& plan, void* workspace,
+                         cudaStream_t stream) {
+  if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
+  const Tiling tiling = tiling_of(args, plan);
+  const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
+  if (error != cudaSuccess) return error;
+  const std::int64_t blocks = plan.groups(args.N, args.H) * plan.blocks_per_group;
+  const auto shared_bytes = static_cast<std::size_t>(plan.shared_bytes(args.C, sizeof(Scalar)));
+  const auto kernel = plan.wide ? project_scan_kernel<Scalar, 8> : project_scan_kernel<Scalar, 4>;
+  return launch(kernel, blocks, ProjectPlan::threads, shared_bytes, stream, args, plan, access_of(args), tiling,
+                LookBack<Map>::at(workspace, tiling));
+}
+
+template std::int64_t project_scan_workspace(const ProjectScan<float>&, const ProjectPlan&);
+template std::int64_t project_scan_workspace(const ProjectScan<float16>&, const ProjectPlan&);
+template std::int64_t project_scan_workspace(const ProjectScan<bfloat16>&, const ProjectPlan&);
+template cudaError_t project_scan(const ProjectScan<float>&, const ProjectPlan&, void*, cudaStream_t);
+template cudaError_t project_scan(const ProjectScan<float16>&, const ProjectPlan&, void*, cudaStream_t);
+template cudaError_t project_scan(const ProjectScan<bfloat16>&, const ProjectPlan&, void*, cudaStream_t);
+
+}  // namespace leakypar::cuda

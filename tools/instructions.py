@@ -1,0 +1,98 @@
+"""Counts the instructions that the CPU's scans take for an element, with valgrind, beside what their design predicts.
+
+    python -m tools.instructions
+
+A count does not depend on what else the machine does. Each is the difference between a long and a short run, over the
+elements by which they differ, so that what surrounds the loops drops out. The prediction counts a vector's instructions
+in the formulas at the top of `csrc/cpu/scan_forward.cpp` and `scan_backward.cpp`, one for each operation, load that no
+operation absorbs, and store, and three for the loop; a vector holds 32 bytes of state (AVX2).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+CHANNELS = 4096
+SHORT, LONG = 20, 60
+
+
+class Loop(NamedTuple):
+    """A scan and the instructions that it should need for one vector.
+
+    Attributes:
+        scan: "forward" or "backward".
+        dtype: of the elements.
+        lanes: state values of a vector.
+        instructions: predicted, for a vector.
+    """
+
+    scan: str
+    dtype: str
+    lanes: int
+    instructions: int
+
+
+# Forward: u + b, w h, their sum, relu (2), h - threshold, compare, select; u and w are loaded, h, spikes and membrane
+# stored. Backward: v, its square scaled (2), + 1, the quotient, gradient times gain times slope (2), with two loads and
+# a store; then g + r, relu' (2), w d_u, two sums and a product, with g, h and d_u's successor loaded and five stores.
+LOOPS = [
+    Loop("forward", "float32", 8, 8 + 2 + 3 + 3),
+    Loop("forward", "float64", 4, 8 + 2 + 3 + 3),
+    Loop("backward", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
+    Loop("backward", "float64", 4, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
+]
+
+
+def build(folder: Path) -> Path:
+    """Compiles the scans and the program that runs them; returns the program."""
+    program = folder / "scan_loops"
+    sources = [ROOT / "tools" / "scan_loops.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+    compiler = shutil.which("c++")
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler: c++ is not on the path")
+    subprocess.run([compiler, "-std=c++20", "-O3", "-ffp-contract=off", *map(str, sources), "-o", program], check=True)
+    return program
+
+
+def collected(program: Path, loop: Loop, steps: int, repeats: int) -> int:
+    """Instructions of a whole run of the program."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program)]
+    arguments = [loop.scan, loop.dtype, str(steps), str(CHANNELS), str(repeats)]
+    run = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    found = re.search(r"Collected : (\d+)", run.stderr)
+    if found is None:
+        raise ValueError(f"valgrind printed no count: {run.stderr}")
+    return int(found[1])
+
+
+def counted(program: Path, loop: Loop) -> float:
+    """Instructions an element: more repetitions of more steps, less what is not repeated, less what no step adds."""
+
+    def repeated(steps: int) -> int:
+        return collected(program, loop, steps, 2) - collected(program, loop, steps, 1)
+
+    return (repeated(LONG) - repeated(SHORT)) / ((LONG - SHORT) * CHANNELS)
+
+
+def main() -> int:
+    """Prints the table."""
+    if shutil.which("valgrind") is None:
+        print("valgrind is not installed", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(Path(folder))
+        print("scan      element    counted  predicted   instructions an element")
+        for loop in LOOPS:
+            print(f"{loop.scan:9} {loop.dtype:9} {counted(program, loop):8.2f} {loop.instructions / loop.lanes:10.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
