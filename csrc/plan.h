@@ -69,8 +69,8 @@ inline Scan choose_scan(const Problem& problem, const DeviceFacts& device) {
 // stays in the cache costs more in weights than it saves.
 inline constexpr std::int64_t least_product_rows = 1024;
 
-// The time steps of a chunk that holds at most so many bytes of [N, H] rows, or the least rows of a product. Chunks are made equal, so that the last one
-// is not a sliver.
+// The time steps of a chunk that holds at most so many bytes of [N, H] rows, or the least rows of a product. Chunks are
+// made equal, so that the last one is not a sliver.
 inline std::int64_t steps_within(std::int64_t bytes, const Problem& problem) {
   const std::int64_t T = std::max<std::int64_t>(problem.T, 1);
   const std::int64_t row_bytes = std::max<std::int64_t>(problem.N * problem.H * problem.element_bytes, 1);
@@ -91,9 +91,9 @@ inline Plan make_plan(const Problem& problem, const DeviceFacts& device) {
   return {scan, scan, steps, is_cpu ? steps : std::max<std::int64_t>(problem.T, 1)};
 }
 
-// Time steps between the carries that training keeps where its backward recomputes the membrane. Carries take a sixteenth
-// of the membrane's bytes at most (they are float32 also for 16-bit elements), long sequences keep 64 of them, and a
-// chunk's products have 128 rows at least.
+// Time steps between the carries that training keeps where its backward recomputes the membrane. Carries take a
+// sixteenth of the membrane's bytes at most (they are float32 also for 16-bit elements), long sequences keep 64 of them,
+// and a chunk's products have 128 rows at least.
 inline std::int64_t recompute_steps(std::int64_t T, std::int64_t N, std::int64_t element_bytes) {
   const std::int64_t sixteenth = element_bytes < 4 ? 32 : 16;
   return std::max({sixteenth, T / 64, 128 / std::max<std::int64_t>(N, 1)});
