@@ -7,12 +7,13 @@
 //
 //   u_t = W x_t                                        the projection, made before these kernels run
 //   h_t = relu(w h_{t-1} + u_t + b_ih + b_hh)          membrane; h_0 = initial
-//   S_t = gain * 1[h_t - threshold > 0]                spike
+//   S_t = gain * 1[f_t h_t - threshold > 0]            spike; f_t is 1, or the factor of dropout
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
+#include "math/dropout.h"
 #include "math/scalar.h"
 #include "math/surrogate.h"
 #include "plan.h"
@@ -44,11 +45,12 @@ struct ScanForward {
   Scalar* spikes;                // [T, N, H], or null
   Scalar* membrane;              // [T, N, H], or null
   State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
+  Dropout dropout;
 };
 
-// With v = h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_last):
+// With v = f_t h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_last):
 //
-//   g_t = dL/dS_t * gain * surrogate'(v) + dL/dh_t     d_u[t] = 1[h_t > 0] (g_t + r_t)     r_{t-1} = w d_u[t]
+//   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t     d_u[t] = 1[h_t > 0] (g_t + r_t)     r_{t-1} = w d_u[t]
 //
 // The sums run over a channel's time steps; the caller adds up their leading dimensions.
 //
@@ -64,6 +66,7 @@ struct ScanBackward {
   const State<Scalar>* initial;    // [N, H], or null for zeros
   Parameter decay, threshold, gain;
   Surrogate surrogate;
+  Dropout dropout;
   Projected* grad_u;            // [T, N, H]; on the CPU, may be the array that the membrane is read from
   State<Scalar>* grad_initial;  // [N, H], or null: r_0; may be the array that grad_last is read from
   // Partial sums, each [time_chunks, N, H] or null where no gradient needs it; what they hold is added to, so that a
@@ -88,6 +91,7 @@ struct ProjectScan {
   Scalar* spikes;                // [T, N, H], or null
   Scalar* membrane;              // [T, N, H], or null
   State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
+  Dropout dropout;
 };
 
 namespace cpu {

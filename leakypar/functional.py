@@ -41,6 +41,8 @@ class _LeakyParallel(torch.autograd.Function):
         threshold: Tensor,
         gain: Tensor,
         initial: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
         kernel_surrogate: tuple[int, float, float] | None,
         want_membrane: bool,
         want_last: bool,
@@ -56,6 +58,8 @@ class _LeakyParallel(torch.autograd.Function):
             threshold,
             gain,
             initial,
+            seed=seed,
+            dropout=dropout,
             want_spikes=kernel_surrogate is not None,
             want_membrane=want_membrane or not recompute,  # the backward scan reads it
             want_carries=recompute,
@@ -73,10 +77,12 @@ class _LeakyParallel(torch.autograd.Function):
             threshold,
             gain,
             initial,
+            seed,
             None if recompute else membrane,
             carries if recompute else None,
         )
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in (bias_ih, bias_hh)]
+        ctx.dropout = dropout
         ctx.kernel_surrogate = kernel_surrogate
         ctx.launch = launch
         ctx.set_materialize_grads(False)
@@ -97,13 +103,13 @@ class _LeakyParallel(torch.autograd.Function):
             grads = _NoSecondDerivative.apply(  # type: ignore[no-untyped-call]
                 torch.zeros((), requires_grad=True), *grads
             )
-        return (*grads, *(None,) * 5)
+        return (*grads, *(None,) * 7)
 
     @staticmethod
     def gradients(
         ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, membrane, carries = ctx.saved_tensors
+        x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, seed, membrane, carries = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad_spikes is None and grad_membrane is None and grad_last is None:
             return (None,) * 8
@@ -122,6 +128,8 @@ class _LeakyParallel(torch.autograd.Function):
             gain,
             initial,
             ctx.kernel_surrogate or (surrogate.disabled().kind, 0.0, 0.0),
+            seed=seed,
+            dropout=ctx.dropout,
             want_x=needs[0],
             want_weight=needs[1],
             want_bias=needs[2] or needs[3],
@@ -184,7 +192,8 @@ def leaky_parallel(
         spike_grad: a surrogate of `leakypar.surrogate`, None for `atan()`, or any callable from membrane - threshold to
             spikes. SSO, custom surrogates and callables run in PyTorch, on the membrane that the kernels return.
         dropout: probability that a membrane value is zeroed before the threshold, in [0, 1]; survivors are scaled by
-            1 / (1 - p). The recurrence does not see it. Above 0, the spike runs in PyTorch.
+            1 / (1 - p). The recurrence does not see it. Each call draws one number from PyTorch's generator for the
+            device of `x`, and the kernels derive from it, in both directions, what drops out: no mask is kept.
         return_membrane: also return the membrane of every step, before dropout.
         return_state: also return the membrane after the last step, to continue from.
         recompute: keep for the backward only what the membrane is rebuilt from, a carry every
@@ -260,16 +269,19 @@ def run(
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
 
     kernel_surrogate = None
-    if dropout == 0 and isinstance(spike_grad, surrogate.SurrogateGradient) and spike_grad.kind is not None:
+    if isinstance(spike_grad, surrogate.SurrogateGradient) and spike_grad.kind is not None:
         kernel_surrogate = (spike_grad.kind, *spike_grad.parameters)
     in_kernel = kernel_surrogate is not None
     if recompute and not in_kernel:
         raise ValueError(
             "recompute must be False where the spike runs in PyTorch, which keeps the membrane: "
-            f"got recompute=True with spike_grad={spike_grad!r} and dropout={dropout}"
+            f"got recompute=True with spike_grad={spike_grad!r}"
         )
+    seed = torch.randint(2**63 - 1, (), device=x.device) if in_kernel and dropout > 0 else None
     spikes, membrane, last = _run(
         (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial_membrane),
+        seed,
+        dropout,
         kernel_surrogate,
         return_membrane or not in_kernel,
         return_state,
@@ -289,6 +301,8 @@ def run(
 
 def _run(
     tensors: tuple[Any, ...],
+    seed: Tensor | None,
+    dropout: float,
     kernel_surrogate: tuple[int, float, float] | None,
     want_membrane: bool,
     want_last: bool,
@@ -298,11 +312,13 @@ def _run(
     """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         outputs: tuple[Tensor, Tensor, Tensor] = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
-            *tensors, kernel_surrogate, want_membrane, want_last, recompute, launch
+            *tensors, seed, dropout, kernel_surrogate, want_membrane, want_last, recompute, launch
         )
         return outputs
     spikes, membrane, _, last = ops.forward(
         *tensors,
+        seed=seed,
+        dropout=dropout,
         want_spikes=kernel_surrogate is not None,
         want_membrane=want_membrane,
         want_carries=False,

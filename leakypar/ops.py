@@ -204,6 +204,8 @@ def forward(
     gain: Tensor,
     initial: Tensor | None,
     *,
+    seed: Tensor | None = None,
+    dropout: float = 0.0,
     want_spikes: bool,
     want_membrane: bool,
     want_carries: bool,
@@ -221,6 +223,9 @@ def forward(
         threshold: `[H]`, or one value.
         gain: `[H]`, or one value: the height of a spike.
         initial: `[N, H]`, the membrane before the first step, or None for zeros.
+        seed: one int64 on the device of `x`, which with its place decides whether an element drops out (Philox, see
+            `csrc/math/dropout.h`); None for no dropout.
+        dropout: probability of that, exact to 2^-25, for the membrane as the threshold sees it.
         want_spikes: return the spikes.
         want_membrane: return the membrane of every step.
         want_carries: return the membrane after every `recompute_steps` steps, the end excepted.
@@ -252,6 +257,8 @@ def forward(
         threshold,
         gain,
         initial,
+        seed,
+        dropout,
         want_spikes,
         want_membrane,
         want_carries,
@@ -279,6 +286,8 @@ def backward(
     initial: Tensor | None,
     surrogate: tuple[int, float, float],
     *,
+    seed: Tensor | None = None,
+    dropout: float = 0.0,
     want_x: bool,
     want_weight: bool,
     want_bias: bool,
@@ -305,6 +314,8 @@ def backward(
         gain: as in `forward`.
         initial: as in `forward`.
         surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
+        seed: as in `forward`, and the same one.
+        dropout: as in `forward`.
         want_x: return the input's gradient.
         want_weight: return the weight's.
         want_bias: return the gradient that both biases share.
@@ -333,6 +344,8 @@ def backward(
         threshold,
         gain,
         initial,
+        seed,
+        dropout,
         *surrogate,
         want_x,
         want_weight,
@@ -352,7 +365,7 @@ def register_shapes(namespace: str) -> None:
     """Registers the shape-only versions, by which torch.compile and meta tensors see the operators of a namespace."""
 
     def forward_shapes(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        want_spikes, want_membrane, want_carries, want_last = arguments[6:10]
+        want_spikes, want_membrane, want_carries, want_last = arguments[8:12]
         T, N = x.shape[:2]
         H = weight.shape[0]
         state = state_dtype(x.dtype)
@@ -379,7 +392,7 @@ def register_shapes(namespace: str) -> None:
         gain: Tensor,
         *arguments: Any,
     ) -> tuple[Tensor, ...]:
-        want_x, want_weight, want_bias, want_decay, want_threshold, want_gain, want_initial = arguments[4:11]
+        want_x, want_weight, want_bias, want_decay, want_threshold, want_gain, want_initial = arguments[6:13]
         like = x if membrane is None else membrane
         assert like is not None  # one of the two is always given
         T, N = like.shape[:2]

@@ -33,7 +33,7 @@ if ops.is_available("cuda") and torch.cuda.is_available():
 def forward_arguments(problem: Problem, want: tuple[bool, bool, bool, bool]) -> tuple[object, ...]:
     tensors = [tensor if tensor is None else tensor.detach() for tensor in problem.arguments().values()]
     x, weight, decay, bias_ih, bias_hh, threshold, gain, initial = tensors
-    return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, *want, False, "auto", 0)
+    return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, None, 0.0, *want, False, "auto", 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -59,7 +59,7 @@ def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
     x, weight, bias_ih, bias_hh, decay, threshold, gain, initial = arguments[:8]
     grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, last)]
     kind = surrogate.atan()
-    common = (decay, threshold, gain, initial, kind.kind, *kind.parameters)
+    common = (decay, threshold, gain, initial, None, 0.0, kind.kind, *kind.parameters)
     for given, kept, want in (
         (grads, (membrane, None, x, weight, None, None), (True,) * 7),
         ([grads[0], None, None], (membrane, None, x, None, None, None), (False, True, True) + (False,) * 4),
@@ -84,8 +84,8 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (4, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
         (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
         (7, torch.zeros(3, 5, device=device), r"initial has shape \[3, 5\], expected \[2, 5\]"),
-        (13, "lanes", "scan is 'lanes', expected 'auto', 'lane', 'split' or"),
-        (14, -1, "chunk_steps is -1"),
+        (15, "lanes", "scan is 'lanes', expected 'auto', 'lane', 'split' or"),
+        (16, -1, "chunk_steps is -1"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call(position, value)
@@ -163,7 +163,7 @@ def test_tf32_reaches_the_product(allow_tf32: bool) -> None:
     """The emulated product rounds its operands where TF32 is allowed, and only there."""
     problem = draw(9, 2, 64, 5, dtype=torch.float32)
     arguments = list(forward_arguments(problem, (False, True, False, False)))
-    arguments[12] = allow_tf32
+    arguments[14] = allow_tf32
     _, membrane, *_ = load_emulated().forward(*arguments)
     exact = draw(9, 2, 64, 5, dtype=torch.float32).to(torch.float64)
     _, expected, *_ = load_emulated().forward(*forward_arguments(exact, (False, True, False, False)))

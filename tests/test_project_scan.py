@@ -168,7 +168,7 @@ def test_what_cannot_be_fused_is_named() -> None:
         double = draw(5, 2, 3, 4, dtype=torch.float64)
         with pytest.raises(ValueError, match=r"x is torch.float64"):
             leakypar.leaky_parallel(**double.arguments(), plan="fused")
-        raw = [double.x, double.weight, None, None, double.decay, double.threshold, double.gain, None]
+        raw = [double.x, double.weight, None, None, double.decay, double.threshold, double.gain, None, None, 0.0]
         with pytest.raises(RuntimeError, match="the fused kernel computes float16, bfloat16"):
             ops._library.forward.default(*raw, True, False, False, False, False, "fused", 0)
         half = draw(5, 2, 3, 4, dtype=torch.float16)

@@ -1,6 +1,7 @@
-// With v = h_t - threshold and r the gradient that reaches h_t from later steps, for every channel, last step first:
+// With v = f_t h_t - threshold, f_t = 1 or the factor of dropout (math/dropout.h), and r the gradient that reaches h_t from
+// later steps, for every channel, last step first:
 //
-//   g_t = dL/dS_t gain surrogate'(v) + dL/dh_t      d_u[t] = relu'(h_t) (g_t + r_t)      r_{t-1} = w d_u[t]
+//   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t      d_u[t] = relu'(h_t) (g_t + r_t)      r_{t-1} = w d_u[t]
 //
 // A tile reads dL/dS (and dL/dh, if there is one) and the membrane once, and writes d_u once: T * M * 3 (or 4) elements
 // move. The sums of the parameter gradients stay in cache beside the carry, one of each per channel.
@@ -13,6 +14,7 @@
 
 #include "../math/clamp_affine.h"
 #include "../math/surrogate.h"
+#include "dropout.h"
 #include "neurons.h"
 #include "segments.h"
 #include "tile.h"
@@ -42,7 +44,8 @@ struct BackwardTile {
   Columns<Real> r;
   Columns<Real> d_u_next;  // d_u[t + 1], the factor of h_t in sum_decay
   Columns<Real> sum_bias, sum_decay, sum_threshold, sum_gain;
-  Columns<Real> h, g;  // of one row
+  Columns<Real> h, g, seen;  // of one row
+  DropoutRow<Real> dropout;
 
   BackwardTile(const Backward<Scalar>& args, const Neurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
@@ -148,6 +151,14 @@ LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, st
   }
 }
 
+// product = factors * values, which may be one array.
+template <typename Real>
+LEAKYPAR_ALWAYS_INLINE inline const Real* product_row(const Real* __restrict factors, const Real* values, Span span,
+                                                      Columns<Real>& product) {
+  for (std::int64_t c = 0; c < span.width; ++c) product[c] = factors[c] * values[c];
+  return product.values;
+}
+
 // g of one row. Returns the row's membrane as state.
 template <typename Scalar>
 LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const Backward<Scalar>& args, Span span, std::int64_t t,
@@ -155,8 +166,12 @@ LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const Backward<S
   const std::int64_t row = t * args.N * args.H + span.first;
   const auto* h = membrane_row(args.membrane + row, span.width, tile.h);
   if (args.grad_spikes != nullptr) {
-    spike_gradient_row(args.surrogate, tile, span.width, h, args.grad_spikes + row);
-    if (has_spike_sums) spike_sums_row(tile, span.width, h, args.grad_spikes + row);
+    const bool drops = args.dropout.seed != nullptr;
+    const auto* factors = drops ? tile.dropout.factors(args.dropout, row, span.width) : nullptr;
+    const auto* seen = drops ? product_row(factors, h, span, tile.seen) : h;
+    spike_gradient_row(args.surrogate, tile, span.width, seen, args.grad_spikes + row);
+    if (has_spike_sums) spike_sums_row(tile, span.width, seen, args.grad_spikes + row);
+    if (drops) product_row(factors, tile.g.values, span, tile.g);
   } else if (args.grad_membrane != nullptr) {
     fill_zeros(span, tile.g);
   }
@@ -210,6 +225,7 @@ Backward<Scalar> part(Backward<Scalar> args, std::int64_t first, std::int64_t co
   args.grad_u += offset;
   if (args.grad_spikes != nullptr) args.grad_spikes += offset;
   if (args.grad_membrane != nullptr) args.grad_membrane += offset;
+  args.dropout.first += offset;
   return args;
 }
 

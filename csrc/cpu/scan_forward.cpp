@@ -1,10 +1,12 @@
-// h_t = relu(w h_{t-1} + u_t + b),  S_t = gain * 1[h_t - threshold > 0], for every channel, in time order.
+// h_t = relu(w h_{t-1} + u_t + b),  S_t = gain * 1[f_t h_t - threshold > 0], for every channel, in time order;
+// f_t is 1, or the factor of dropout (math/dropout.h).
 //
 // A tile reads each u once and writes each output once: T * M * (1 + outputs) elements move, and the rest stays in
 // cache. The state of a tile between two rows is its carry. Where time is cut (segments.h), u is read twice.
 #include <vector>
 
 #include "../math/clamp_affine.h"
+#include "dropout.h"
 #include "neurons.h"
 #include "segments.h"
 #include "tile.h"
@@ -64,17 +66,31 @@ LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::i
   }
 }
 
+// The spikes of a time step whose membrane is seen through dropout.
+template <typename Scalar, typename Real>
+LEAKYPAR_ALWAYS_INLINE inline void spike_row(const ForwardTile<Scalar>& tile, std::int64_t width,
+                                             const Real* __restrict factors, Scalar* __restrict spikes) {
+  for (std::int64_t c = 0; c < width; ++c) {
+    spikes[c] = keep_if(spike(factors[c] * tile.h[c] - tile.threshold[c]), tile.gain[c]);
+  }
+}
+
 template <typename Scalar>
 void forward_rows(const Forward<Scalar>& args, Span span, ForwardTile<Scalar>& tile) {
   const std::int64_t M = args.N * args.H;
+  const bool drops = args.dropout.seed != nullptr;
+  DropoutRow<State<Scalar>> dropout;
   with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
-    with_flag(args.spikes != nullptr, [&](auto has_spikes) LEAKYPAR_ALWAYS_INLINE {
+    with_flag(args.spikes != nullptr && !drops, [&](auto has_spikes) LEAKYPAR_ALWAYS_INLINE {
       with_flag(args.membrane != nullptr, [&](auto has_membrane) LEAKYPAR_ALWAYS_INLINE {
         for (std::int64_t t = 0; t < args.T; ++t) {
           const std::int64_t row = t * M + span.first;
           forward_row<has_spikes(), has_membrane()>(tile, span.width, args.u + row,
                                                     has_spikes() ? args.spikes + row : nullptr,
                                                     has_membrane() ? args.membrane + row : nullptr);
+          if (drops && args.spikes != nullptr) {
+            spike_row(tile, span.width, dropout.factors(args.dropout, row, span.width), args.spikes + row);
+          }
         }
       });
     });
@@ -96,6 +112,7 @@ Forward<Scalar> part(Forward<Scalar> args, std::int64_t first, std::int64_t coun
   args.u += offset;
   if (args.spikes != nullptr) args.spikes += offset;
   if (args.membrane != nullptr) args.membrane += offset;
+  args.dropout.first += offset;
   return args;
 }
 

@@ -1,6 +1,6 @@
 // The projection, the scan and the spike in one kernel; u never reaches memory:
 //
-//   u_t = W x_t      h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial      S_t = gain * 1[h_t - threshold > 0]
+//   u_t = W x_t      h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial      S_t = gain * 1[f_t h_t - threshold > 0]
 //
 // Operand order. Neurons are the rows of the product and (time, batch) its columns: d = W x^T, both operands with k
 // contiguous, as ldmatrix wants them. Which neuron is which row and which step is which column is free, since ldmatrix
@@ -33,6 +33,7 @@
 // and each of spikes and membrane that is asked for is written once.
 #include "../leakypar.h"
 #include "../math/clamp_affine.h"
+#include "dropout.cuh"
 #include "project_tile.cuh"
 
 namespace leakypar::cuda {
@@ -143,6 +144,24 @@ __device__ __forceinline__ void store_neurons(Scalar* to, const float (&values)[
   }
 }
 
+// What the threshold sees of a lane's eight neurons under dropout: four neighbours at a time.
+template <typename Scalar>
+__device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const ProjectScan<Scalar>& args,
+                                         std::int64_t offset, const Thread& thread, bool packets) {
+#pragma unroll
+  for (int which = 0; which < lane_neurons; which += 4) {
+    const std::int64_t element = offset + thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
+    float factors[4];
+    if (packets) {
+      dropout_factors<true>(factors, args.dropout, element);
+    } else {
+      dropout_factors<false>(factors, args.dropout, element);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) seen[which + i] *= factors[i];
+  }
+}
+
 // Step 5.
 template <typename Scalar, int Pairs>
 __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
@@ -175,10 +194,13 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
       }
       if (args.membrane != nullptr) store_neurons(args.membrane + offset, h, thread, neurons, packets);
       if (args.spikes != nullptr) {
-        float spikes[lane_neurons];
+        float seen[lane_neurons], spikes[lane_neurons];
+#pragma unroll
+        for (int which = 0; which < lane_neurons; ++which) seen[which] = h[which];
+        if (args.dropout.seed != nullptr) drop_out(seen, args, offset, thread, packets);
 #pragma unroll
         for (int which = 0; which < lane_neurons; ++which) {
-          spikes[which] = spike(h[which] - threshold[which]) ? gain[which] : 0.0f;
+          spikes[which] = spike(seen[which] - threshold[which]) ? gain[which] : 0.0f;
         }
         store_neurons(args.spikes + offset, spikes, thread, neurons, packets);
       }

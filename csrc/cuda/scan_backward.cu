@@ -1,7 +1,7 @@
 // The scan's gradient, for every channel of [T, M], M = N * H, from the last step to the first. With
-// v_t = h_t - threshold and r_T = grad_last,
+// v_t = f_t h_t - threshold, f_t = 1 or the factor of dropout (math/dropout.h), and r_T = grad_last,
 //
-//   g_t = dL/dS_t * gain * surrogate'(v_t) + dL/dh_t       d_u[t] = 1[h_t > 0] (g_t + r_t)       r_{t-1} = w d_u[t]
+//   g_t = f_t dL/dS_t gain surrogate'(v_t) + dL/dh_t       d_u[t] = 1[h_t > 0] (g_t + r_t)       r_{t-1} = w d_u[t]
 //
 // and the parameters' sums over time that leakypar.h defines, left for the caller to add up over chunks and batch. The
 // indicator is 0 at a membrane of zero and 1 at NaN, as relu's derivative is in torch.
@@ -16,6 +16,7 @@
 #include "../leakypar.h"
 #include "../math/clamp_affine.h"
 #include "channels.cuh"
+#include "dropout.cuh"
 #include "launch.cuh"
 #include "look_back.cuh"
 
@@ -47,19 +48,26 @@ struct Neurons {
     read(gain, args.gain, column, args.H);
   }
 
-  // g_t from the rows of one time step, and its part of the threshold's and the gain's sums. A row that is not given
+  // g_t from the rows of one time step, which begin at offset, and its part of the threshold's and the gain's sums. A row that is not given
   // counts as zeros.
   __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Row& membrane,
-                                           const Row& grad_spikes, const Row& grad_membrane) {
+                                           const Row& grad_spikes, const Row& grad_membrane, std::int64_t offset) {
     const Surrogate surrogate = known<IsAtan>(args.surrogate);
+    Real factors[Width];
+#pragma unroll
+    for (int i = 0; i < Width; ++i) factors[i] = Real(1);
+    if (args.grad_spikes != nullptr && args.dropout.seed != nullptr) {
+      dropout_factors<true>(factors, args.dropout, offset);
+    }
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       g[i] = Real(0);
       if (args.grad_spikes != nullptr) {
-        const Real v = widen(membrane.element[i]) - threshold[i];
+        const Real v = factors[i] * widen(membrane.element[i]) - threshold[i];
         const Real grad = widen(grad_spikes.element[i]);
         g[i] = grad * gain[i] * surrogate_derivative(surrogate, v);
         sum_threshold[i] -= g[i];
+        g[i] *= factors[i];
         if (spike(v)) sum_gain[i] += grad;
       }
       if (args.grad_membrane != nullptr) g[i] += widen(grad_membrane.element[i]);
@@ -116,7 +124,7 @@ __global__ void __launch_bounds__(lane_threads) scan_backward_lane(const ScanBac
       const std::int64_t t = t0 - i;
       if (t >= 0) {
         Real g[Width], earlier[Width];
-        neurons.arriving(g, args, membrane[i], grad_spikes[i], grad_membrane[i]);
+        neurons.arriving(g, args, membrane[i], grad_spikes[i], grad_membrane[i], t * M + column);
         if (t > 0) {
           widen_row(earlier, membrane[(i + 1) % lane_ring]);  // the next slot of the ring holds t - 1
         } else {
@@ -199,7 +207,7 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
 #pragma unroll
   for (int s = 0; s < run; ++s) {
     if (s < steps) {
-      neurons.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s]);
+      neurons.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
         const Real a = widen(membrane[s].element[i]) <= Real(0) ? Real(0) : neurons.decay[i];

@@ -1,6 +1,8 @@
 // Scan and spike over a projected input, for every channel of [T, M], M = N * H:
 //
-//   h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial          S_t = gain * 1[h_t - threshold > 0]
+//   h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial          S_t = gain * 1[f_t h_t - threshold > 0]
+//
+// with f_t = 1, or the factor of dropout (math/dropout.h).
 //
 // Mapping. Neighbouring channels are neighbouring lanes, and a lane owns a vector of them.
 //   lane:  a thread walks all T steps of 16 bytes of channels; 128 threads a block. A ring of lane_depth loads runs
@@ -14,6 +16,7 @@
 #include "../leakypar.h"
 #include "../math/clamp_affine.h"
 #include "channels.cuh"
+#include "dropout.cuh"
 #include "launch.cuh"
 #include "look_back.cuh"
 
@@ -44,9 +47,17 @@ struct Neurons {
     for (int i = 0; i < Width; ++i) h[i] = membrane_step(decay[i], h[i], widen(u.element[i]) + bias[i]);
     if (args.membrane != nullptr) store(args.membrane + offset, h);
     if (args.spikes != nullptr) {
-      State<Scalar> spikes[Width];
+      State<Scalar> seen[Width], spikes[Width];
 #pragma unroll
-      for (int i = 0; i < Width; ++i) spikes[i] = spike(h[i] - threshold[i]) ? gain[i] : State<Scalar>(0);
+      for (int i = 0; i < Width; ++i) seen[i] = h[i];
+      if (args.dropout.seed != nullptr) {
+        State<Scalar> factors[Width];
+        dropout_factors<true>(factors, args.dropout, offset);
+#pragma unroll
+        for (int i = 0; i < Width; ++i) seen[i] *= factors[i];
+      }
+#pragma unroll
+      for (int i = 0; i < Width; ++i) spikes[i] = spike(seen[i] - threshold[i]) ? gain[i] : State<Scalar>(0);
       store(args.spikes + offset, spikes);
     }
   }

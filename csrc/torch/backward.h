@@ -69,9 +69,9 @@ template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     MaybeTensor grad_spikes, MaybeTensor grad_membrane, MaybeTensor grad_last, MaybeTensor membrane,
     MaybeTensor carries, MaybeTensor x, MaybeTensor weight, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor decay,
-    Tensor threshold, Tensor gain, MaybeTensor initial, std::int64_t surrogate, double p0, double p1, bool want_x,
-    bool want_weight, bool want_bias, bool want_decay, bool want_threshold, bool want_gain, bool want_initial,
-    bool allow_tf32, std::string scan, std::int64_t chunk_steps) {
+    Tensor threshold, Tensor gain, MaybeTensor initial, MaybeTensor seed, double dropout, std::int64_t surrogate,
+    double p0, double p1, bool want_x, bool want_weight, bool want_bias, bool want_decay, bool want_threshold,
+    bool want_gain, bool want_initial, bool allow_tf32, std::string scan, std::int64_t chunk_steps) {
   STD_TORCH_CHECK(membrane.has_value() != carries.has_value(), "leakypar: expected the membrane or the carries");
   STD_TORCH_CHECK(x.has_value() || !(want_weight || carries), "leakypar: x is not given, expected [T, N, C]");
   STD_TORCH_CHECK(weight.has_value() || !(want_x || carries), "leakypar: weight is not given, expected [H, C]");
@@ -166,6 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       args.T = std::min(longest, T - t);
       args.grad_spikes = row<const Scalar>(from_spikes, t * N * H);
       args.grad_membrane = row<const Scalar>(from_membrane, t * N * H);
+      args.dropout = dropout_from(seed, dropout, t * N * H, like);
       args.grad_initial = k > 0 ? pointer<Real>(carry) : pointer<Real>(grad_initial);
       source.chunk(args, k, t);
       Device::scan(args, chosen, like);

@@ -40,9 +40,9 @@ constexpr bool fusible(bool allow_tf32) {
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, MaybeTensor bias_ih, MaybeTensor bias_hh,
                                                    Tensor decay, Tensor threshold, Tensor gain, MaybeTensor initial,
-                                                   bool want_spikes, bool want_membrane, bool want_carries,
-                                                   bool want_last, bool allow_tf32, std::string scan,
-                                                   std::int64_t chunk_steps) {
+                                                   MaybeTensor seed, double dropout, bool want_spikes,
+                                                   bool want_membrane, bool want_carries, bool want_last,
+                                                   bool allow_tf32, std::string scan, std::int64_t chunk_steps) {
   check_dimensions(x, "x", {"T", "N", "C"});
   check_dimensions(weight, "weight", {"H", "C"});
   const std::int64_t T = x.size(0), N = x.size(1), C = x.size(2), H = weight.size(0);
@@ -92,6 +92,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
         args.T = std::min(longest, T - t);
         args.spikes = row<Scalar>(spikes, t * N * H);
         args.membrane = row<Scalar>(membrane, t * N * H);
+        args.dropout = dropout_from(seed, dropout, t * N * H, x);
         const bool final = k + 1 == chunks;
         args.last = final ? pointer<Real>(last) : carries ? row<Real>(carries, k * N * H) : pointer<Real>(carry);
         run(args, t);

@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <array>
+#include <cmath>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -100,6 +101,18 @@ inline Parameter parameter(const MaybeTensor& tensor, const char* name, std::int
   if (!scalar) check_shape(*tensor, name, {H});
   STD_TORCH_CHECK(tensor->device() == like.device(), "leakypar: ", name, " is on another device than the input");
   return {tensor->data_ptr(), parameter_dtype(*tensor, name), scalar ? 0 : tensor->stride(0)};
+}
+
+// Dropout with probability p of the elements from `first` on, or none where there is no seed.
+inline Dropout dropout_from(const MaybeTensor& seed, double p, std::int64_t first, const Tensor& like) {
+  if (!seed) return {};
+  STD_TORCH_CHECK(p >= 0.0 && p <= 1.0, "leakypar: dropout is ", p, ", expected a probability in [0, 1]");
+  STD_TORCH_CHECK(seed->numel() == 1 && seed->scalar_type() == ScalarType::Long, "leakypar: seed has dtype ",
+                  torch::headeronly::toString(seed->scalar_type()), " and ", seed->numel(),
+                  " values, expected one of int64");
+  STD_TORCH_CHECK(seed->device() == like.device(), "leakypar: seed is on another device than the input");
+  const auto dropped = static_cast<std::int32_t>(std::lround(std::ldexp(p, Dropout::resolution)));
+  return {static_cast<const std::int64_t*>(seed->data_ptr()), dropped, p < 1.0 ? 1.0 / (1.0 - p) : 0.0, first};
 }
 
 template <typename Type>

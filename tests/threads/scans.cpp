@@ -55,7 +55,8 @@ std::vector<Real> drawn(std::int64_t count, std::uint32_t seed) {
 }
 
 template <typename Scalar>
-Results<Scalar> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads, double drive = 0.0) {
+Results<Scalar> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads, double drive = 0.0,
+                    bool drops = false) {
   using Real = State<Scalar>;
   const std::int64_t M = N * H;
   auto u = drawn<Real>(T * M, 1);
@@ -84,6 +85,8 @@ Results<Scalar> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads,
   forward.spikes = r.spikes.data();
   forward.membrane = r.membrane.data();
   forward.last = r.last.data();
+  const std::int64_t seed = 7;
+  if (drops) forward.dropout = {&seed, 1 << (Dropout::resolution - 2), 4.0 / 3.0, 0};
   cpu::scan_forward<Scalar>(forward, on_threads(threads));
 
   ScanBackward<Scalar, Real> backward = {};
@@ -98,6 +101,7 @@ Results<Scalar> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads,
   backward.threshold = parameter(threshold);
   backward.gain = parameter(gain);
   backward.surrogate = {SurrogateKind::atan, 2.0, 0.0};
+  backward.dropout = forward.dropout;
   backward.grad_u = r.grad_u.data();
   backward.grad_initial = r.grad_initial.data();
   backward.sum_bias = r.sum_bias.data();
@@ -109,11 +113,11 @@ Results<Scalar> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads,
 }
 
 template <typename Scalar>
-int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t H) {
-  const Results<Scalar> one = run<Scalar>(T, N, H, 1);
+int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t H, bool drops = false) {
+  const Results<Scalar> one = run<Scalar>(T, N, H, 1, 0.0, drops);
   int found = 0;
   for (const int threads : {2, 3, 8}) {
-    const Results<Scalar> many = run<Scalar>(T, N, H, threads);
+    const Results<Scalar> many = run<Scalar>(T, N, H, threads, 0.0, drops);
     const auto compare = [&](const char* name, bool same) {
       if (same) return;
       ++found;
@@ -134,8 +138,9 @@ int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t 
 }
 
 // Eight threads cut time; the results must be those of one, to float64's rounding over the run.
-int differences_of_segments(std::int64_t T, std::int64_t N, std::int64_t H, double drive) {
-  const Results<double> one = run<double>(T, N, H, 1, drive), eight = run<double>(T, N, H, 8, drive);
+int differences_of_segments(std::int64_t T, std::int64_t N, std::int64_t H, double drive, bool drops = false) {
+  const Results<double> one = run<double>(T, N, H, 1, drive, drops);
+  const Results<double> eight = run<double>(T, N, H, 8, drive, drops);
   int found = 0;
   const auto compare = [&](const char* name, const std::vector<double>& exact, const std::vector<double>& cut) {
     double scale = 0, error = 0;
@@ -170,13 +175,14 @@ int main() {
   int found = 0;
   // Long, short and ragged; the second spans batch rows within a tile, the last has fewer channels than a thread's share.
   for (const auto& [T, N, H] : {std::array<std::int64_t, 3>{3000, 3, 70}, {2500, 40, 7}, {9000, 1, 33}}) {
-    found += differences<float>("float32", T, N, H);
+    found += differences<float>("float32", T, N, H) + differences<float>("float32", T, N, H, true);
     found += differences<double>("float64", T, N, H);
     found += differences<float16>("float16", T, N, H);
     found += differences<bfloat16>("bfloat16", T, N, H);
   }
   // Undriven, most membranes are clipped to zero now and then and forget; driven, few are.
   for (const double drive : {0.0, 1.5}) {
+    found += differences_of_segments(6000, 1, 13, drive, true);
     found += differences_of_segments(8192, 1, 16, drive) + differences_of_segments(5000, 2, 7, drive);
   }
   run<float>(8192, 1, 16, 8);  // for the sanitizer

@@ -1,0 +1,34 @@
+// A thread's dropout factors (math/dropout.h): those of neighbouring elements, whose words it draws together.
+#pragma once
+
+#include "../math/dropout.h"
+
+namespace leakypar::cuda {
+
+// Word `at` of the four, which registers cannot be indexed by.
+__device__ __forceinline__ std::uint32_t pick(const PhiloxWords& words, int at) {
+  const std::uint32_t low = at % 2 == 0 ? words.word[0] : words.word[1];
+  const std::uint32_t high = at % 2 == 0 ? words.word[2] : words.word[3];
+  return at < 2 ? low : high;
+}
+
+// The factors of Width elements from this one on, counted from the call's first. Aligned: the element is a multiple of
+// four, or of Width where that is smaller, so that neighbours share a counter.
+template <bool Aligned, int Width, typename Real>
+__device__ __forceinline__ void dropout_factors(Real (&factors)[Width], const Dropout& dropout, std::int64_t element) {
+  constexpr int share = !Aligned ? 1 : Width < 4 ? Width : 4;
+  const auto seed = static_cast<std::uint64_t>(*dropout.seed);
+  const auto scale = static_cast<Real>(dropout.scale);
+#pragma unroll
+  for (int i = 0; i < Width; i += share) {
+    const auto e = static_cast<std::uint64_t>(dropout.first + element + i);
+    const PhiloxWords words = philox(seed, e / 4);
+#pragma unroll
+    for (int j = 0; j < share; ++j) {
+      const std::uint32_t word = share == 4 ? words.word[j] : pick(words, static_cast<int>(e % 4) + j);
+      factors[i + j] = kept(dropout, word) ? scale : Real(0);
+    }
+  }
+}
+
+}  // namespace leakypar::cuda
