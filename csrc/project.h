@@ -48,6 +48,16 @@ struct ProjectPlan {
   }
 };
 
+// Given tiles, for a problem other than the one that they were chosen for: no more stages than there are slices, and no
+// more blocks of a group than tiles in time.
+inline ProjectPlan fitted(ProjectPlan plan, const Problem& problem) {
+  const std::int64_t slices = std::max<std::int64_t>(ProjectPlan::slices(problem.C, problem.element_bytes), 1);
+  plan.stages = static_cast<std::int32_t>(std::min<std::int64_t>(plan.stages, slices));
+  plan.blocks_per_group =
+      std::clamp<std::int64_t>(plan.blocks_per_group, 1, std::max<std::int64_t>(plan.time_tiles(problem.T), 1));
+  return plan;
+}
+
 // A multiprocessor is busy with two blocks: one multiplies while the other scans.
 inline constexpr std::int64_t busy_blocks = 2;
 

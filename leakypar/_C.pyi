@@ -21,7 +21,9 @@ def make_plan(
     shared_bytes_of_block: int,
     shared_bytes_of_multiprocessor: int,
     can_fuse: bool,
-) -> tuple[Literal["lane", "split", "fused"], Literal["lane", "split"], int, int]: ...
+) -> tuple[
+    Literal["lane", "split", "fused"], Literal["lane", "split"], int, int, tuple[int, int, int, bool, int] | None
+]: ...
 def make_project_plan(
     *,
     T: int,

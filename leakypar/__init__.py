@@ -8,12 +8,13 @@ from . import reference, surrogate
 from .build_info import build_info
 from .functional import leaky_parallel
 from .module import LeakyParallel
-from .ops import Plan, plan
+from .ops import Plan, Tiles, plan
 from .version import __version__
 
 __all__ = [
     "LeakyParallel",
     "Plan",
+    "Tiles",
     "__version__",
     "build_info",
     "leaky_parallel",

@@ -35,6 +35,26 @@ class DeviceFacts(NamedTuple):
     shared_bytes_of_multiprocessor: int = 0
 
 
+class Tiles(NamedTuple):
+    """The tiles of the fused forward, as `csrc/project.h` and `docs/kernels.md` describe them.
+
+    Attributes:
+        columns: columns of a tile, a column being one time step of one batch row: 64 or 128, beside 128 neurons.
+        batch_rows: batch rows of a tile: 1, 2, 4 or 8. The rest of its columns is time.
+        stages: slices of the input, of 128 bytes of `C`, in flight or in use: 1 to 4, at least 2 where there are more
+            than one, and at most as many as there are.
+        resident: whether the weights stay in shared memory from tile to tile.
+        blocks_per_group: blocks that take turns at the tiles of one group of neurons and batch rows, at least 1; more
+            than one split time, and pass the carries on by look-back.
+    """
+
+    columns: int
+    batch_rows: int
+    stages: int
+    resident: bool
+    blocks_per_group: int
+
+
 class Plan(NamedTuple):
     """How a layer is laid on its device.
 
@@ -45,6 +65,7 @@ class Plan(NamedTuple):
         scan_backward: "lane" or "split", for the backward scan.
         chunk_steps: time steps that the forward projects at a time, at least 1.
         backward_chunk_steps: time steps that the backward scans and multiplies at a time, at least 1.
+        tiles: of the "fused" forward; None lets it choose them.
 
     Where training recomputes the membrane, both directions go by `recompute_steps` instead.
     """
@@ -53,15 +74,17 @@ class Plan(NamedTuple):
     scan_backward: Scan
     chunk_steps: int
     backward_chunk_steps: int
+    tiles: Tiles | None = None
 
 
 class Launch(NamedTuple):
-    """A plan as the operators take it: "auto" and 0 leave a choice to them."""
+    """A plan as the operators take it: "auto", 0 and no tiles leave a choice to them."""
 
     scan_forward: str = "auto"
     scan_backward: str = "auto"
     chunk_steps: int = 0
     backward_chunk_steps: int = 0
+    tiles: tuple[int, ...] = ()
 
 
 _AUTOMATIC = Launch()
@@ -99,7 +122,8 @@ def launch(plan: Plan | Forward | None) -> Launch:
 
     Raises:
         TypeError: `plan` is neither None, a string nor a `Plan`.
-        ValueError: a scan is not "lane", "split" or, forward, "fused", or a number of steps is below 1.
+        ValueError: a scan is not "lane", "split" or, forward, "fused"; a number of steps is below 1; or tiles are not
+            as `Tiles` says, or are given without the "fused" forward.
     """
     if plan is None:
         return _AUTOMATIC
@@ -109,7 +133,7 @@ def launch(plan: Plan | Forward | None) -> Launch:
         for name in ("chunk_steps", "backward_chunk_steps"):
             if getattr(plan, name) < 1:
                 raise ValueError(f"plan: {name} must be at least 1, got {getattr(plan, name)}")
-        chosen = Launch(*plan)
+        chosen = Launch(*plan[:-1], _checked_tiles(plan))
     else:
         raise TypeError(f"plan must be None, 'lane', 'split', 'fused' or a leakypar.Plan, got {type(plan).__name__}")
     if chosen.scan_forward not in get_args(Forward):
@@ -117,6 +141,22 @@ def launch(plan: Plan | Forward | None) -> Launch:
     if chosen.scan_backward not in (*get_args(Scan), _AUTOMATIC.scan_backward):
         raise ValueError(f"plan: a backward scan must be 'lane' or 'split', got {chosen.scan_backward!r}")
     return chosen
+
+
+def _checked_tiles(plan: Plan) -> tuple[int, ...]:
+    if plan.tiles is None:
+        return ()
+    if plan.scan_forward != "fused":
+        raise ValueError(f"plan: tiles must be None unless scan_forward is 'fused', got {plan.scan_forward!r}")
+    if not isinstance(plan.tiles, Tiles):
+        raise TypeError(f"plan: tiles must be None or a leakypar.Tiles, got {type(plan.tiles).__name__}")
+    tiles = plan.tiles
+    for name, allowed in (("columns", (64, 128)), ("batch_rows", (1, 2, 4, 8)), ("stages", (1, 2, 3, 4))):
+        if getattr(tiles, name) not in allowed:
+            raise ValueError(f"plan: {name} of tiles must be one of {allowed}, got {getattr(tiles, name)}")
+    if tiles.blocks_per_group < 1:
+        raise ValueError(f"plan: blocks_per_group of tiles must be at least 1, got {tiles.blocks_per_group}")
+    return tuple(map(int, tiles))
 
 
 def plan(
@@ -172,7 +212,8 @@ def plan(
         )
     can_fuse = _fusible(dtype, _rnn_tf32() if tf32 is None else tf32)
     sizes = {"T": T, "N": N, "C": C, "H": H, "element_bytes": dtype.itemsize}
-    return Plan(*compiled.make_plan(**sizes, **facts._asdict(), can_fuse=can_fuse))
+    *choice, tiles = compiled.make_plan(**sizes, **facts._asdict(), can_fuse=can_fuse)
+    return Plan(*choice, None if tiles is None else Tiles(*tiles))
 
 
 def _fusible(dtype: torch.dtype, allow_tf32: bool) -> bool:
@@ -266,6 +307,7 @@ def forward(
         allow_tf32,
         launch.scan_forward,
         launch.chunk_steps,
+        launch.tiles,
     )
     return outputs
 

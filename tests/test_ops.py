@@ -33,7 +33,7 @@ if ops.is_available("cuda") and torch.cuda.is_available():
 def forward_arguments(problem: Problem, want: tuple[bool, bool, bool, bool]) -> tuple[object, ...]:
     tensors = [tensor if tensor is None else tensor.detach() for tensor in problem.arguments().values()]
     x, weight, decay, bias_ih, bias_hh, threshold, gain, initial = tensors
-    return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, None, 0.0, *want, False, "auto", 0)
+    return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, None, 0.0, *want, False, "auto", 0, [])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

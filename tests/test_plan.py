@@ -14,6 +14,7 @@ from .implementations import CPU, unavailable
 pytestmark = pytest.mark.skipif(unavailable(CPU) is not None, reason=str(unavailable(CPU)))
 
 H100 = DeviceFacts(multiprocessors=132, cache_bytes=50 * 2**20)
+TILES = leakypar.Tiles(columns=128, batch_rows=1, stages=2, resident=True, blocks_per_group=4)
 SHAPES = {
     "tutorial": (25, 128, 784, 128),
     "wide-tutorial": (25, 128, 784, 1000),
@@ -53,8 +54,12 @@ def test_extremes() -> None:
     assert leakypar.plan(1, 1, 1, 1, device=H100).scan_forward == "lane"  # nothing to split
     assert leakypar.plan(0, 0, 0, 0, device=H100).chunk_steps == 1
     huge = leakypar.plan(2**20, 2**16, 16, 2**20, device=H100)
-    assert huge == ("lane", "lane", 1, 2**20)
+    assert huge == ("lane", "lane", 1, 2**20, None)
     assert leakypar.plan(10_000, 1, 4, 8, device="cpu").scan_forward == "lane"
+
+
+def forced(**tiles: int) -> leakypar.Plan:
+    return leakypar.Plan("fused", "lane", 1, 1, TILES._replace(**tiles))
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -71,6 +76,16 @@ def test_wrong_arguments_are_named() -> None:
         (leakypar.Plan("lane", "fused", 4, 4), ValueError, "a backward scan must be 'lane' or 'split', got 'fused'"),
         (leakypar.Plan("lane", "lane", 0, 1), ValueError, " chunk_steps must be at least 1, got 0"),
         (leakypar.Plan("lane", "lane", 1, 0), ValueError, "backward_chunk_steps must be at least 1, got 0"),
+        (leakypar.Plan("lane", "lane", 1, 1, TILES), ValueError, "tiles must be None unless .* 'fused', got 'lane'"),
+        (
+            leakypar.Plan("fused", "lane", 1, 1, (128, 1)),
+            TypeError,
+            "tiles must be None or a leakypar.Tiles, got tuple",
+        ),
+        (forced(columns=32), ValueError, r"columns of tiles must be one of \(64, 128\), got 32"),
+        (forced(batch_rows=3), ValueError, r"batch_rows of tiles must be one of \(1, 2, 4, 8\), got 3"),
+        (forced(stages=5), ValueError, r"stages of tiles must be one of \(1, 2, 3, 4\), got 5"),
+        (forced(blocks_per_group=0), ValueError, "blocks_per_group of tiles must be at least 1, got 0"),
     ):
         with pytest.raises(error, match=message):
             ops.launch(plan)
@@ -78,4 +93,4 @@ def test_wrong_arguments_are_named() -> None:
 
 def test_a_plan_can_be_forced_as_it_was_read() -> None:
     chosen = leakypar.plan(50, 2, 3, 8, device=H100)
-    assert ops.launch(chosen) == chosen
+    assert ops.launch(chosen) == (*chosen[:4], ())

@@ -170,7 +170,7 @@ def test_what_cannot_be_fused_is_named() -> None:
             leakypar.leaky_parallel(**double.arguments(), plan="fused")
         raw = [double.x, double.weight, None, None, double.decay, double.threshold, double.gain, None, None, 0.0]
         with pytest.raises(RuntimeError, match="the fused kernel computes float16, bfloat16"):
-            ops._library.forward.default(*raw, True, False, False, False, False, "fused", 0)
+            ops._library.forward.default(*raw, True, False, False, False, False, "fused", 0, [])
         half = draw(5, 2, 3, 4, dtype=torch.float16)
         recompute = fused("", "cpu", "fused", recompute=True)
         with pytest.raises(ValueError, match="'fused' does not go with recompute=True"):
@@ -226,4 +226,63 @@ def test_the_plan_names_the_fused_forward() -> None:
     unknown = DeviceFacts(H100.multiprocessors, H100.cache_bytes)
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=unknown).scan_forward == "split"
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device="cpu").scan_forward == "lane"
-    assert ops.launch("fused") == ("fused", "auto", 0, 0)
+    assert ops.launch("fused") == ("fused", "auto", 0, 0, ())
+
+
+@needs_extension
+@pytest.mark.parametrize("element_bytes", [2, 4])
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_plan_tells_the_tiles_and_can_be_forced_as_read(name: str, element_bytes: int) -> None:
+    dtype = {2: torch.bfloat16, 4: torch.float32}[element_bytes]
+    chosen = leakypar.plan(*SHAPES[name], dtype=dtype, device=H100, tf32=True)
+    if chosen.scan_forward != "fused":
+        assert chosen.tiles is None
+        return
+    assert chosen.tiles is not None
+    detailed = tiles(name, element_bytes, H100)
+    assert chosen.tiles._asdict() == {field: detailed[field] for field in leakypar.Tiles._fields}
+    assert ops.launch(chosen) == (*chosen[:4], tuple(map(int, chosen.tiles)))
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "batch_rows", "stages", "blocks"),
+    [(64, 1, 2, 3), (64, 8, 4, 1), (128, 2, 3, 2), (128, 4, 2, 100), (128, 1, 4, 1)],
+)
+def test_forced_tiles(
+    emulated_fused: Implementation, columns: int, batch_rows: int, stages: int, blocks: int, resident: bool
+) -> None:
+    """Whatever the tiles are, the results are those of the specification; and no call uses others unseen."""
+    problem = draw(150, 5, 200, 24, dtype=torch.bfloat16)
+    plan = leakypar.Plan("fused", "split", 150, 150, leakypar.Tiles(columns, batch_rows, stages, resident, blocks))
+    with torch.no_grad():
+        ours = leakypar.leaky_parallel(**problem.arguments(), plan=plan, return_membrane=True, return_state=True)
+        theirs = emulated_fused.run(**problem.arguments())
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
+    assert (ours[0] != theirs[0]).double().mean().item() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("forced", "message"),
+    [
+        ([128, 1, 2, 1], "tiles has 4 values, expected columns, batch_rows, stages, resident and blocks_per_group"),
+        ([32, 1, 2, 1, 1], "tiles has columns 32, expected one of 64, 128"),
+        ([64, 5, 2, 1, 1], "tiles has batch_rows 5, expected one of 1, 2, 4, 8"),
+        ([64, 1, 0, 1, 1], "tiles has stages 0, expected one of 1, 2, 3, 4"),
+        ([64, 1, 1, 1, 1], "tiles has stages 1, expected 2 or more where C = 2048 takes 32 slices"),
+        ([64, 1, 2, 2, 1], "tiles has resident 2, expected one of 0, 1"),
+        ([64, 1, 2, 1, 0], "tiles has blocks_per_group 0, expected 1 or more"),
+        (
+            [64, 1, 2, 1, 1],
+            "tiles of columns 64, .* take [0-9]+ bytes of shared memory, a block of the device has [0-9]+",
+        ),
+    ],
+)
+def test_wrong_tiles_are_named(emulated_fused: Implementation, forced: list[int], message: str) -> None:
+    problem = draw(5, 2, 2048, 4, dtype=torch.bfloat16)
+    given = [value.detach() for value in (problem.x, problem.weight, problem.decay, problem.threshold, problem.gain)]
+    x, weight, *neurons = given
+    raw = [x, weight, None, None, *neurons, None, None, 0.0, True, False, False, False, False, "fused", 0]
+    with pytest.raises(RuntimeError, match=message):
+        ops._library.forward.default(*raw, forced)

@@ -114,14 +114,14 @@ def shorten(name: str) -> str:
 
 def table(uses: Iterable[KernelUse]) -> str:
     """One row per kernel: registers by architecture, then the worst of the rest over architectures."""
+    uses = list(uses)
+    # By demangled names: a kernel of an anonymous namespace is mangled with a hash of its own on each architecture.
     by_kernel: dict[str, dict[str, KernelUse]] = {}
-    for use in uses:
-        by_kernel.setdefault(use.kernel, {})[use.architecture] = use
+    for use, kernel in zip(uses, demangle([use.kernel for use in uses]), strict=True):
+        by_kernel.setdefault(kernel, {})[use.architecture] = use
     columns = sorted({name for row in by_kernel.values() for name in row}, key=lambda name: (len(name), name))
     rows = [["kernel", *columns, "shared", "stack", "spills"]]
-    for kernel, row in sorted(
-        zip(demangle(list(by_kernel)), by_kernel.values(), strict=True), key=lambda pair: pair[0]
-    ):
+    for kernel, row in sorted(by_kernel.items()):
         registers = [str(row[column].registers) if column in row else "" for column in columns]
         worst = [
             max(use.shared_bytes for use in row.values()),

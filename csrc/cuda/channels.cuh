@@ -28,6 +28,19 @@ cudaError_t with_width(std::int64_t M, Body body, Pointers... pointers) {
   return narrow ? body(std::integral_constant<int, 1>()) : body(std::integral_constant<int, Wide>());
 }
 
+// The same, and body learns as a second constant whether the call is a plain one. Only the wide kernels of the training
+// types have a version of their own for that.
+template <typename Scalar, int Wide, typename Body, typename... Pointers>
+cudaError_t with_version(std::int64_t M, bool plain, Body body, Pointers... pointers) {
+  const auto of_width = [&](auto width) {
+    if constexpr (decltype(width)::value > 1 && !std::is_same_v<Scalar, double>) {
+      if (plain) return body(width, std::true_type());
+    }
+    return body(width, std::false_type());
+  };
+  return with_width<Scalar, Wide>(M, of_width, pointers...);
+}
+
 // Width elements that travel as one access.
 template <typename Scalar, int Width>
 struct alignas(sizeof(Scalar) * Width) Packet {

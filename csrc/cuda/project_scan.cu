@@ -162,8 +162,8 @@ __device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const Proj
   }
 }
 
-// Step 5.
-template <typename Scalar, int Pairs>
+// Step 5. Drops: whether there is dropout; the code of a generator costs registers where it is not run, too.
+template <bool Drops, typename Scalar, int Pairs>
 __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
                                            const ProjectPlan& plan, const Shared& shared, const Thread& thread,
                                            std::int64_t tile, bool packets) {
@@ -197,7 +197,7 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
         float seen[lane_neurons], spikes[lane_neurons];
 #pragma unroll
         for (int which = 0; which < lane_neurons; ++which) seen[which] = h[which];
-        if (args.dropout.seed != nullptr) drop_out(seen, args, offset, thread, packets);
+        if constexpr (Drops) drop_out(seen, args, offset, thread, packets);
 #pragma unroll
         for (int which = 0; which < lane_neurons; ++which) {
           spikes[which] = spike(seen[which] - threshold[which]) ? gain[which] : 0.0f;
@@ -218,7 +218,7 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
 }
 
 // Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers.
-template <typename Scalar, int Pairs>
+template <typename Scalar, int Pairs, bool Drops>
 __global__ void __launch_bounds__(ProjectPlan::threads, Pairs == 8 ? 2 : 3)
     project_scan_kernel(const ProjectScan<Scalar> args, const ProjectPlan plan, const Access access,
                         const Tiling tiling, const LookBack<Map> book) {
@@ -307,7 +307,7 @@ __global__ void __launch_bounds__(ProjectPlan::threads, Pairs == 8 ? 2 : 3)
     if (next < time_tiles) begin(next, with_weight);
     carry_into_runs<Pairs>(args, plan, shared, thread, tile, tiling, book);
     __syncthreads();  // every run's carry is there
-    replay_run<Scalar, Pairs>(u, args, plan, shared, thread, tile, access.packets);
+    replay_run<Drops, Scalar, Pairs>(u, args, plan, shared, thread, tile, access.packets);
     if (next >= time_tiles) return;
     tile = next;
   }
@@ -357,7 +357,11 @@ cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& pla
   if (error != cudaSuccess) return error;
   const std::int64_t blocks = plan.groups(args.N, args.H) * plan.blocks_per_group;
   const auto shared_bytes = static_cast<std::size_t>(plan.shared_bytes(args.C, sizeof(Scalar)));
-  const auto kernel = plan.wide ? project_scan_kernel<Scalar, 8> : project_scan_kernel<Scalar, 4>;
+  const auto of_width = [&](auto drops) {
+    constexpr bool Drops = decltype(drops)::value;
+    return plan.wide ? project_scan_kernel<Scalar, 8, Drops> : project_scan_kernel<Scalar, 4, Drops>;
+  };
+  const auto kernel = args.dropout.seed != nullptr ? of_width(std::true_type()) : of_width(std::false_type());
   return launch(kernel, blocks, ProjectPlan::threads, shared_bytes, stream, args, plan, access_of(args), tiling,
                 LookBack<Map>::at(workspace, tiling));
 }

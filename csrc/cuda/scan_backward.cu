@@ -26,15 +26,15 @@ namespace {
 constexpr int lane_threads = 128;
 constexpr int lane_ring = lane_depth / 2;  // two arrays are read where the forward scan reads one
 
-// The surrogate as the kernel sees it: with its kind a constant where that is the default, so that the common case
-// carries one formula, and as the argument says otherwise.
-template <bool IsAtan>
+// The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, and there is no dropout: the common
+// case carries one formula and no generator. Otherwise both are as the arguments say.
+template <bool Plain>
 __device__ __forceinline__ Surrogate known(Surrogate surrogate) {
-  if constexpr (IsAtan) surrogate.kind = SurrogateKind::atan;
+  if constexpr (Plain) surrogate.kind = SurrogateKind::atan;
   return surrogate;
 }
 
-template <typename Scalar, int Width, bool IsAtan>
+template <typename Scalar, int Width, bool Plain>
 struct Neurons {
   using Real = State<Scalar>;
   using Row = Packet<Scalar, Width>;
@@ -48,16 +48,18 @@ struct Neurons {
     read(gain, args.gain, column, args.H);
   }
 
-  // g_t from the rows of one time step, which begin at offset, and its part of the threshold's and the gain's sums. A row that is not given
-  // counts as zeros.
+  // g_t from the rows of one time step, which begin at offset, and its part of the threshold's and the gain's sums. A row
+  // that is not given counts as zeros.
   __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Row& membrane,
                                            const Row& grad_spikes, const Row& grad_membrane, std::int64_t offset) {
-    const Surrogate surrogate = known<IsAtan>(args.surrogate);
+    const Surrogate surrogate = known<Plain>(args.surrogate);
     Real factors[Width];
 #pragma unroll
     for (int i = 0; i < Width; ++i) factors[i] = Real(1);
-    if (args.grad_spikes != nullptr && args.dropout.seed != nullptr) {
-      dropout_factors<true>(factors, args.dropout, offset);
+    if constexpr (!Plain) {
+      if (args.grad_spikes != nullptr && args.dropout.seed != nullptr) {
+        dropout_factors<true>(factors, args.dropout, offset);
+      }
     }
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
@@ -95,14 +97,14 @@ __device__ __forceinline__ void widen_row(Real (&values)[Width], const Packet<Sc
   for (int i = 0; i < Width; ++i) values[i] = widen(row.element[i]);
 }
 
-template <typename Scalar, int Width, bool IsAtan>
+template <typename Scalar, int Width, bool Plain>
 __global__ void __launch_bounds__(lane_threads) scan_backward_lane(const ScanBackward<Scalar> args) {
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
   if (column >= M) return;
 
-  Neurons<Scalar, Width, IsAtan> neurons(args, column);
+  Neurons<Scalar, Width, Plain> neurons(args, column);
   Real initial[Width], r[Width];
   load_state(initial, args.initial, column);
   load_state(r, args.grad_last, column);
@@ -162,7 +164,7 @@ __device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values
   }
 }
 
-template <typename Scalar, int Width, bool IsAtan>
+template <typename Scalar, int Width, bool Plain>
 __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
     scan_backward_split(const ScanBackward<Scalar> args, const Tiling tiling,
                         const LookBack<Affine<State<Scalar>>> book) {
@@ -198,7 +200,7 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
     }
   }
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
-  Neurons<Scalar, Width, IsAtan> neurons(args, active ? place.column : 0);
+  Neurons<Scalar, Width, Plain> neurons(args, active ? place.column : 0);
 
   Real g[run][Width];
   Map map[Width];
@@ -241,38 +243,31 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
   reduce_over_warps(args.sum_gain, neurons.sum_gain, memory.runs, tiling, place);
 }
 
-// Calls body with the vector width and whether the surrogate is the default, both as constants. Only the wide kernels of
-// the training types have a version of their own for the default.
 template <typename Scalar, int Wide, typename Body>
 cudaError_t specialised(const ScanBackward<Scalar>& args, Body body) {
-  const auto with_surrogate = [&](auto width) {
-    if constexpr (decltype(width)::value > 1 && !std::is_same_v<Scalar, double>) {
-      if (args.surrogate.kind == SurrogateKind::atan) return body(width, std::true_type());
-    }
-    return body(width, std::false_type());
-  };
-  return with_width<Scalar, Wide>(args.N * args.H, with_surrogate, args.grad_spikes, args.grad_membrane, args.membrane,
-                                  args.grad_u);
+  const bool plain = args.surrogate.kind == SurrogateKind::atan && args.dropout.seed == nullptr;
+  return with_version<Scalar, Wide>(args.N * args.H, plain, body, args.grad_spikes, args.grad_membrane, args.membrane,
+                                    args.grad_u);
 }
 
 template <typename Scalar>
 cudaError_t launch_lane(const ScanBackward<Scalar>& args, cudaStream_t stream) {
-  return specialised<Scalar, lane_width<Scalar>>(args, [&](auto width, auto is_atan) {
+  return specialised<Scalar, lane_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
     const std::int64_t blocks = (args.N * args.H + lane_threads * Width - 1) / (lane_threads * Width);
-    return launch(scan_backward_lane<Scalar, Width, decltype(is_atan)::value>, blocks, lane_threads, 0, stream, args);
+    return launch(scan_backward_lane<Scalar, Width, decltype(plain)::value>, blocks, lane_threads, 0, stream, args);
   });
 }
 
 template <typename Scalar>
 cudaError_t launch_split(const ScanBackward<Scalar>& args, void* workspace, cudaStream_t stream) {
   using Map = Affine<State<Scalar>>;
-  return specialised<Scalar, split_width<Scalar>>(args, [&](auto width, auto is_atan) {
+  return specialised<Scalar, split_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
     const Tiling tiling(split_backward, args.T, args.N * args.H, Width);
     const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
     if (error != cudaSuccess) return error;
-    return launch(scan_backward_split<Scalar, Width, decltype(is_atan)::value>, tiling.chunks * tiling.tiles,
+    return launch(scan_backward_split<Scalar, Width, decltype(plain)::value>, tiling.chunks * tiling.tiles,
                   tiling.warps * warp_lanes, BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
                   LookBack<Map>::at(workspace, tiling));
   });

@@ -25,7 +25,8 @@ namespace {
 
 constexpr int lane_threads = 128;
 
-template <typename Scalar, int Width>
+// Plain: there is no dropout, and no code for it, which would cost registers where it is not run, too.
+template <typename Scalar, int Width, bool Plain>
 struct Neurons {
   State<Scalar> decay[Width], bias[Width], threshold[Width], gain[Width];
 
@@ -50,11 +51,13 @@ struct Neurons {
       State<Scalar> seen[Width], spikes[Width];
 #pragma unroll
       for (int i = 0; i < Width; ++i) seen[i] = h[i];
-      if (args.dropout.seed != nullptr) {
-        State<Scalar> factors[Width];
-        dropout_factors<true>(factors, args.dropout, offset);
+      if constexpr (!Plain) {
+        if (args.dropout.seed != nullptr) {
+          State<Scalar> factors[Width];
+          dropout_factors<true>(factors, args.dropout, offset);
 #pragma unroll
-        for (int i = 0; i < Width; ++i) seen[i] *= factors[i];
+          for (int i = 0; i < Width; ++i) seen[i] *= factors[i];
+        }
       }
 #pragma unroll
       for (int i = 0; i < Width; ++i) spikes[i] = spike(seen[i] - threshold[i]) ? gain[i] : State<Scalar>(0);
@@ -63,13 +66,13 @@ struct Neurons {
   }
 };
 
-template <typename Scalar, int Width>
+template <typename Scalar, int Width, bool Plain>
 __global__ void __launch_bounds__(lane_threads) scan_forward_lane(const ScanForward<Scalar> args) {
   const std::int64_t M = args.N * args.H;
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
   if (column >= M) return;
 
-  const Neurons<Scalar, Width> neurons(args, column);
+  const Neurons<Scalar, Width, Plain> neurons(args, column);
   State<Scalar> h[Width];
   load_state(h, args.initial, column);
 
@@ -92,7 +95,7 @@ __global__ void __launch_bounds__(lane_threads) scan_forward_lane(const ScanForw
   if (args.last != nullptr) store_state(args.last, column, h);
 }
 
-template <typename Scalar, int Width>
+template <typename Scalar, int Width, bool Plain>
 __global__ void __launch_bounds__(split_forward.max_warps* warp_lanes, 1)
     scan_forward_split(const ScanForward<Scalar> args, const Tiling tiling,
                        const LookBack<ClampAffine<State<Scalar>>> book) {
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(split_forward.max_warps* warp_lanes, 1)
     if (s < steps) u[s] = load<Width>(args.u + offset + s * tiling.M);
   }
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
-  const Neurons<Scalar, Width> neurons(args, active ? place.column : 0);
+  const Neurons<Scalar, Width, Plain> neurons(args, active ? place.column : 0);
 
   Map map[Width];
 #pragma unroll
@@ -140,31 +143,33 @@ __global__ void __launch_bounds__(split_forward.max_warps* warp_lanes, 1)
   if (args.last != nullptr && steps > 0 && t0 + steps == tiling.T) store_state(args.last, place.column, h);
 }
 
+template <typename Scalar, int Wide, typename Body>
+cudaError_t specialised(const ScanForward<Scalar>& args, Body body) {
+  const bool plain = args.dropout.seed == nullptr;
+  return with_version<Scalar, Wide>(args.N * args.H, plain, body, args.u, args.spikes, args.membrane);
+}
+
 template <typename Scalar>
 cudaError_t launch_lane(const ScanForward<Scalar>& args, cudaStream_t stream) {
-  const std::int64_t M = args.N * args.H;
-  const auto body = [&](auto width) {
+  return specialised<Scalar, lane_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
-    const std::int64_t blocks = (M + lane_threads * Width - 1) / (lane_threads * Width);
-    return launch(scan_forward_lane<Scalar, Width>, blocks, lane_threads, 0, stream, args);
-  };
-  return with_width<Scalar, lane_width<Scalar>>(M, body, args.u, args.spikes, args.membrane);
+    const std::int64_t blocks = (args.N * args.H + lane_threads * Width - 1) / (lane_threads * Width);
+    return launch(scan_forward_lane<Scalar, Width, decltype(plain)::value>, blocks, lane_threads, 0, stream, args);
+  });
 }
 
 template <typename Scalar>
 cudaError_t launch_split(const ScanForward<Scalar>& args, void* workspace, cudaStream_t stream) {
   using Map = ClampAffine<State<Scalar>>;
-  const std::int64_t M = args.N * args.H;
-  const auto body = [&](auto width) {
+  return specialised<Scalar, split_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
-    const Tiling tiling(split_forward, args.T, M, Width);
+    const Tiling tiling(split_forward, args.T, args.N * args.H, Width);
     const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
     if (error != cudaSuccess) return error;
-    return launch(scan_forward_split<Scalar, Width>, tiling.chunks * tiling.tiles, tiling.warps * warp_lanes,
-                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
+    return launch(scan_forward_split<Scalar, Width, decltype(plain)::value>, tiling.chunks * tiling.tiles,
+                  tiling.warps * warp_lanes, BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
                   LookBack<Map>::at(workspace, tiling));
-  };
-  return with_width<Scalar, split_width<Scalar>>(M, body, args.u, args.spikes, args.membrane);
+  });
 }
 
 }  // namespace

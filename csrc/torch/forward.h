@@ -2,6 +2,7 @@
 // matrix product, scan it while it lies in the cache, pass the carry on.
 #pragma once
 
+#include <algorithm>
 #include <tuple>
 
 #include "products.h"
@@ -18,6 +19,43 @@ inline Scan forced(const std::string& scan, Scan chosen) {
 inline std::int64_t forced(std::int64_t chunk_steps, std::int64_t T, std::int64_t chosen) {
   STD_TORCH_CHECK(chunk_steps >= 0, "leakypar: chunk_steps is ", chunk_steps, ", expected 0 (chosen) or more");
   return chunk_steps > 0 ? std::min(chunk_steps, std::max<std::int64_t>(T, 1)) : chosen;
+}
+
+// The tiles of the fused kernel for a chunk: chosen, or forced as (columns, batch_rows, stages, resident,
+// blocks_per_group).
+inline ProjectPlan tiles_for(const Problem& problem, const DeviceFacts& device,
+                             const std::vector<std::int64_t>& forced) {
+  ProjectPlan plan = {};
+  if (forced.empty()) {
+    plan = make_project_plan(problem, device);
+    STD_TORCH_CHECK(plan.stages > 0 || problem.N * problem.H == 0,
+                    "leakypar: the fused kernel needs more shared memory than the device's ",
+                    device.shared_bytes_of_block, " bytes");
+    return plan;
+  }
+  const auto one_of = [&](std::size_t at, const char* name, const std::vector<std::int64_t>& allowed) {
+    STD_TORCH_CHECK(std::find(allowed.begin(), allowed.end(), forced[at]) != allowed.end(), "leakypar: tiles has ",
+                    name, " ", forced[at], ", expected one of ", listed(allowed));
+    return forced[at];
+  };
+  STD_TORCH_CHECK(forced.size() == 5, "leakypar: tiles has ", forced.size(),
+                  " values, expected columns, batch_rows, stages, resident and blocks_per_group");
+  plan.wide = one_of(0, "columns", {64, 128}) == 128;
+  plan.batch_rows = static_cast<std::int32_t>(one_of(1, "batch_rows", {1, 2, 4, 8}));
+  plan.stages = static_cast<std::int32_t>(one_of(2, "stages", {1, 2, 3, 4}));
+  plan.resident = one_of(3, "resident", {0, 1}) == 1;
+  plan.blocks_per_group = forced[4];
+  STD_TORCH_CHECK(forced[4] > 0, "leakypar: tiles has blocks_per_group ", forced[4], ", expected 1 or more");
+  plan = fitted(plan, problem);
+  const std::int64_t slices = ProjectPlan::slices(problem.C, problem.element_bytes);
+  STD_TORCH_CHECK(plan.stages > 1 || slices <= 1,
+                  "leakypar: tiles has stages 1, expected 2 or more where C = ", problem.C, " takes ", slices,
+                  " slices");
+  const std::int64_t bytes = plan.shared_bytes(problem.C, problem.element_bytes);
+  STD_TORCH_CHECK(bytes <= device.shared_bytes_of_block, "leakypar: tiles of columns ", forced[0], ", batch_rows ",
+                  forced[1], ", stages ", forced[2], ", resident ", forced[3], " take ", bytes,
+                  " bytes of shared memory, a block of the device has ", device.shared_bytes_of_block);
+  return plan;
 }
 
 // An x [T, N, C] or weight [H, C] whose last dimension is contiguous; a copy only where it is not.
@@ -42,7 +80,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
                                                    Tensor decay, Tensor threshold, Tensor gain, MaybeTensor initial,
                                                    MaybeTensor seed, double dropout, bool want_spikes,
                                                    bool want_membrane, bool want_carries, bool want_last,
-                                                   bool allow_tf32, std::string scan, std::int64_t chunk_steps) {
+                                                   bool allow_tf32, std::string scan, std::int64_t chunk_steps,
+                                                   std::vector<std::int64_t> tiles) {
   check_dimensions(x, "x", {"T", "N", "C"});
   check_dimensions(weight, "weight", {"H", "C"});
   const std::int64_t T = x.size(0), N = x.size(1), C = x.size(2), H = weight.size(0);
@@ -110,11 +149,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
         args.weight_row = operand.stride(0);
         in_chunks(args, [&](ProjectScan<Scalar>& chunk, std::int64_t t) {
           chunk.x = static_cast<const Scalar*>(input.data_ptr()) + t * chunk.x_step;
-          const ProjectPlan tiles = make_project_plan({chunk.T, N, C, H, problem.element_bytes}, facts);
-          STD_TORCH_CHECK(tiles.stages > 0 || N * H == 0,
-                          "leakypar: the fused kernel needs more shared memory than the ", "device's ",
-                          facts.shared_bytes_of_block, " bytes");
-          Device::project_scan(chunk, tiles, x);
+          const Problem part = {chunk.T, N, C, H, problem.element_bytes};
+          Device::project_scan(chunk, tiles_for(part, facts, tiles), x);
         });
       }
     } else {

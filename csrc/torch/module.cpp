@@ -54,9 +54,14 @@ py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t
   const leakypar::DeviceFacts device = {multiprocessors, cache_bytes, shared_bytes_of_block,
                                         shared_bytes_of_multiprocessor};
   const leakypar::Plan plan = leakypar::make_plan(problem, device);
-  const bool fused = can_fuse && leakypar::make_project_plan(problem, device).fused;
-  return py::make_tuple(fused ? "fused" : name(plan.scan_forward), name(plan.scan_backward),
-                        fused ? T : plan.chunk_steps, plan.backward_chunk_steps);
+  const leakypar::ProjectPlan tiles = leakypar::make_project_plan(problem, device);
+  if (!can_fuse || !tiles.fused) {
+    return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps,
+                          plan.backward_chunk_steps, py::none());
+  }
+  return py::make_tuple(
+      "fused", name(plan.scan_backward), T, plan.backward_chunk_steps,
+      py::make_tuple(tiles.columns(), tiles.batch_rows, tiles.stages, tiles.resident, tiles.blocks_per_group));
 }
 
 py::dict make_project_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
@@ -95,7 +100,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("make_plan", &make_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
         py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("cache_bytes"), py::arg("shared_bytes_of_block"),
         py::arg("shared_bytes_of_multiprocessor"), py::arg("can_fuse"),
-        "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps).");
+        "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps, "
+        "tiles), the tiles of csrc/project.h (columns, batch_rows, stages, resident, blocks_per_group) or None.");
   m.def("make_project_plan", &make_project_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
         py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("shared_bytes_of_block"),
         py::arg("shared_bytes_of_multiprocessor"),
