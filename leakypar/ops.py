@@ -133,7 +133,7 @@ def launch(plan: Plan | Forward | None) -> Launch:
         for name in ("chunk_steps", "backward_chunk_steps"):
             if getattr(plan, name) < 1:
                 raise ValueError(f"plan: {name} must be at least 1, got {getattr(plan, name)}")
-        chosen = Launch(*plan[:-1], _checked_tiles(plan))
+        chosen = Launch(*plan[:4], _checked_tiles(plan))
     else:
         raise TypeError(f"plan must be None, 'lane', 'split', 'fused' or a leakypar.Plan, got {type(plan).__name__}")
     if chosen.scan_forward not in get_args(Forward):
@@ -212,8 +212,8 @@ def plan(
         )
     can_fuse = _fusible(dtype, _rnn_tf32() if tf32 is None else tf32)
     sizes = {"T": T, "N": N, "C": C, "H": H, "element_bytes": dtype.itemsize}
-    *choice, tiles = compiled.make_plan(**sizes, **facts._asdict(), can_fuse=can_fuse)
-    return Plan(*choice, None if tiles is None else Tiles(*tiles))
+    chosen = Plan(*compiled.make_plan(**sizes, **facts._asdict(), can_fuse=can_fuse))
+    return chosen if chosen.tiles is None else chosen._replace(tiles=Tiles(*chosen.tiles))
 
 
 def _fusible(dtype: torch.dtype, allow_tf32: bool) -> bool:
