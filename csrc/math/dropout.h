@@ -33,6 +33,8 @@ LEAKYPAR_HOST_DEVICE PhiloxWords philox(std::uint64_t seed, std::uint64_t counte
                 c3 = 0;
 #ifdef __CUDA_ARCH__
 #pragma unroll
+#else
+#pragma GCC unroll 10  // a loop over counters is vectorised only if it has no loop inside
 #endif
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t even = std::uint64_t{0xD2511F53} * c0, odd = std::uint64_t{0xCD9E8D57} * c2;
