@@ -59,6 +59,10 @@ bench-cpu: $(call needs,bench) ## Measure the fused kernels on this CPU, and rew
 instructions: ## Count the instructions of the CPU's scans, beside what their design predicts (needs valgrind)
 	$(PYTHON) -m tools.instructions
 
+.PHONY: predictions
+predictions: $(call needs,bench) ## Rewrite the predicted times of docs/kernels.md from the plan's arithmetic
+	$(python) -m tools.predictions
+
 .PHONY: readme
 readme: $(call needs,bench) ## Rewrite the README's tables from benchmarks/results/
 	$(python) -m benchmarks.table

@@ -31,10 +31,12 @@ inline constexpr SplitShape split_backward{8};
 struct DeviceFacts {
   std::int64_t multiprocessors;  // 0: a CPU, whose one scan is the lane scan
   std::int64_t cache_bytes;      // the last-level cache that a chunk of the projection should stay in
-  // Shared memory, in bytes: what one block may ask for, and what the blocks of one multiprocessor have together. Zero
-  // where it is not known, and then no kernel that needs much of it is chosen.
-  std::int64_t shared_bytes_of_block = 0;
-  std::int64_t shared_bytes_of_multiprocessor = 0;
+  // Zero where they are not known, and then the fused kernel is not chosen.
+  std::int64_t shared_bytes_of_block = 0;           // what one block may ask for
+  std::int64_t shared_bytes_of_multiprocessor = 0;  // what the blocks of one multiprocessor have together
+  std::int64_t clock_khz = 0;                       // of the multiprocessors
+  std::int64_t bytes_per_second = 0;                // of the memory, both directions together
+  std::int64_t capability = 0;                      // compute capability, 90 for 9.0
 };
 
 // Of a CPU's last-level cache, what a chunk can count on beside the other cores' work. docs/cpu.md has the measurement.

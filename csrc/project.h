@@ -12,7 +12,6 @@ namespace leakypar {
 // four warps share the neurons and two the columns, so that each multiplies 64 neurons by 8 Pairs columns; one lane
 // holds 8 neurons and a run of 2 Pairs consecutive steps of one batch row, and a tile has 8 runs.
 struct ProjectPlan {
-  bool fused;                     // whether project_scan is the one to choose
   bool wide;                      // 128 columns a tile, otherwise 64
   std::int32_t batch_rows;        // of a tile: 1, 2, 4 or 8; its 8 runs lie side by side in batch, the rest in time
   std::int32_t stages;            // slices of x in flight or in use
@@ -133,9 +132,6 @@ inline ProjectPlan make_project_plan(const Problem& problem, const DeviceFacts& 
   if (blocks == 0) return {};
   plan.blocks_per_group =
       std::clamp<std::int64_t>(blocks / plan.groups(problem.N, problem.H), 1, plan.time_tiles(problem.T));
-  // Weights that pass through shared memory anew for each tile make the cache's bandwidth the bound: rows that are too long
-  // for them to stay are multiplied faster by the vendor's product, beside which u's way through the cache is short.
-  plan.fused = plan.resident;
   return plan;
 }
 

@@ -24,15 +24,21 @@ class DeviceFacts(NamedTuple):
     Attributes:
         multiprocessors: multiprocessors of the GPU; 0 stands for a CPU.
         cache_bytes: size of the last-level cache that the projection of one chunk should stay in, in bytes.
-        shared_bytes_of_block: shared memory that one block may ask for, in bytes; 0 where it is not known, and then the
-            fused forward is not chosen.
+        shared_bytes_of_block: shared memory that one block may ask for, in bytes. Where this or a later fact is not
+            known (0), the fused forward is not chosen.
         shared_bytes_of_multiprocessor: shared memory of one multiprocessor, in bytes.
+        clock_khz: clock of the multiprocessors, in kilohertz.
+        bytes_per_second: bandwidth of the memory.
+        capability: compute capability, 90 for 9.0.
     """
 
     multiprocessors: int
     cache_bytes: int
     shared_bytes_of_block: int = 0
     shared_bytes_of_multiprocessor: int = 0
+    clock_khz: int = 0
+    bytes_per_second: int = 0
+    capability: int = 0
 
 
 class Tiles(NamedTuple):
@@ -188,7 +194,7 @@ def plan(
     Raises:
         ImportError: the extension was not built.
         TypeError: a size is not an integer, or `dtype` is not one of the four.
-        ValueError: a size is negative.
+        ValueError: a size is negative, or the device is one that leakypar was not built for.
     """
     for name, size in (("T", T), ("N", N), ("C", C), ("H", H)):
         if isinstance(size, bool) or not isinstance(size, int):
@@ -198,22 +204,19 @@ def plan(
     if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
     compiled = extension()
-    if isinstance(device, DeviceFacts):
-        facts = device
-    elif torch.device(device).type == "cpu":
-        facts = DeviceFacts(*compiled.cpu_facts)
-    else:
-        properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks one of these
-        facts = DeviceFacts(
-            properties.multi_processor_count,
-            properties.L2_cache_size,
-            properties.shared_memory_per_block_optin,
-            properties.shared_memory_per_multiprocessor,
-        )
+    facts = device if isinstance(device, DeviceFacts) else _facts_of(torch.device(device))
     can_fuse = _fusible(dtype, _rnn_tf32() if tf32 is None else tf32)
     sizes = {"T": T, "N": N, "C": C, "H": H, "element_bytes": dtype.itemsize}
     chosen = Plan(*compiled.make_plan(**sizes, **facts._asdict(), can_fuse=can_fuse))
     return chosen if chosen.tiles is None else chosen._replace(tiles=Tiles(*chosen.tiles))
+
+
+def _facts_of(device: torch.device) -> DeviceFacts:
+    if device.type == "cpu":
+        return DeviceFacts(*extension().device_facts(-1))
+    if not is_available("cuda") or device.type != "cuda":
+        raise ValueError(f"device must have kernels, or be the DeviceFacts of one: {unavailable_reason(device.type)}")
+    return DeviceFacts(*extension().device_facts(torch.cuda.current_device() if device.index is None else device.index))
 
 
 def _fusible(dtype: torch.dtype, allow_tf32: bool) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ import leakypar
 from leakypar import ops
 from leakypar.build_info import extension
 from leakypar.ops import DeviceFacts
+from tools import predictions
+from tools.predictions import H100
 
 from .emulation.build import SANITIZERS, build_harness
 from .emulation.control import schedule
@@ -35,9 +39,8 @@ SANITIZED = ["project-ragged-bfloat16", "project-strides-bfloat16", "project-str
 
 needs_extension = pytest.mark.skipif(unavailable(CPU) is not None, reason=str(unavailable(CPU)))
 
-H100 = DeviceFacts(132, 50 << 20, shared_bytes_of_block=227 << 10, shared_bytes_of_multiprocessor=228 << 10)
 # Of a consumer GPU: compute capability 8.6.
-SMALL = DeviceFacts(28, 3 << 20, shared_bytes_of_block=99 << 10, shared_bytes_of_multiprocessor=100 << 10)
+SMALL = DeviceFacts(28, 3 << 20, 99 << 10, 100 << 10, clock_khz=1_777_000, bytes_per_second=360 * 10**9, capability=86)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -177,12 +180,9 @@ def test_what_cannot_be_fused_is_named() -> None:
             recompute.run(**half.arguments())
 
 
-def tiles(name: str, element_bytes: int, device: DeviceFacts) -> dict[str, int]:
-    facts = device._asdict()
-    del facts["cache_bytes"]
-    return extension().make_project_plan(
-        **dict(zip("TNCH", SHAPES[name], strict=True)), element_bytes=element_bytes, **facts
-    )
+def predicted(name: str, element_bytes: int, device: DeviceFacts) -> dict[str, Any]:
+    sizes = dict(zip("TNCH", SHAPES[name], strict=True))
+    return extension().predict(**sizes, element_bytes=element_bytes, **device._asdict())
 
 
 @needs_extension
@@ -191,7 +191,7 @@ def tiles(name: str, element_bytes: int, device: DeviceFacts) -> dict[str, int]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_tiles_fit_and_keep_the_chip_busy(name: str, element_bytes: int, device: DeviceFacts) -> None:
     T, N, _, H = SHAPES[name]
-    plan = tiles(name, element_bytes, device)
+    plan = predicted(name, element_bytes, device)
     assert plan["shared_bytes"] <= device.shared_bytes_of_block
     per_multiprocessor = plan["blocks_per_multiprocessor"]
     assert per_multiprocessor >= 1
@@ -205,26 +205,53 @@ def test_tiles_fit_and_keep_the_chip_busy(name: str, element_bytes: int, device:
 
 
 @needs_extension
-def test_weights_stay_where_they_are_read_again() -> None:
+def test_weights_stay_where_there_is_room() -> None:
     for name in ("speech", "long", "streaming", "audio", "onm"):
-        assert tiles(name, 2, H100)["resident"], name
-    assert not tiles("square", 2, H100)["resident"]  # half a MiB of them
-    for name in SHAPES:
-        plan = tiles(name, 4, H100)
-        assert plan["fused"] == plan["resident"], name
+        assert predicted(name, 2, H100)["resident"], name
+    assert not predicted("square", 2, H100)["resident"]  # half a MiB of them
+
+
+@needs_extension
+@pytest.mark.parametrize("device", [H100, SMALL], ids=["h100", "small"])
+@pytest.mark.parametrize("element_bytes", [2, 4])
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_plan_takes_what_should_be_faster(name: str, element_bytes: int, device: DeviceFacts) -> None:
+    sizes, dtype = SHAPES[name], {2: torch.bfloat16, 4: torch.float32}[element_bytes]
+    chosen = leakypar.plan(*sizes, dtype=dtype, device=device, tf32=True)
+    expected = predicted(name, element_bytes, device)
+    assert (chosen.scan_forward == "fused") == (expected["fused_us"] <= expected["chunked_us"])
+    # Nothing is predicted to beat the memory: x is read once, and spikes are written once.
+    T, N, C, H = sizes
+    moved = T * N * (C + H) * element_bytes / device.bytes_per_second * 1e6
+    assert min(expected["fused_us"], expected["chunked_us"]) > moved
+
+
+@needs_extension
+def test_the_page_has_the_predictions_of_the_code() -> None:
+    page = predictions.PAGE.read_text(encoding="utf-8")
+    assert predictions.rewritten(page) == page, "python -m tools.predictions rewrites it"
+
+
+@needs_extension
+def test_longer_sequences_cost_more() -> None:
+    sizes = {"N": 8, "C": 256, "H": 1024, "element_bytes": 2}
+    costs = [extension().predict(T=T, **sizes, **H100._asdict()) for T in (256, 1024, 4096, 16384)]
+    for shorter, longer in pairwise(costs):
+        for which in ("fused_us", "chunked_us"):
+            assert shorter[which] < longer[which] < 4.1 * shorter[which]
 
 
 @needs_extension
 def test_the_plan_names_the_fused_forward() -> None:
     sizes = SHAPES["audio"]
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=H100)[:3] == ("fused", "split", sizes[0])
-    assert leakypar.plan(*sizes, dtype=torch.float32, device=H100, tf32=True).scan_forward == "fused"
     assert leakypar.plan(*sizes, dtype=torch.float32, device=H100, tf32=False).scan_forward == "split"
     assert leakypar.plan(*sizes, dtype=torch.float64, device=H100).scan_forward != "fused"
-    # A long product is the vendor's; so is everything on a device whose shared memory is not known, and on the CPU.
+    # A long product is the vendor's; so is everything on a device whose facts are not known, and on the CPU.
     assert leakypar.plan(*SHAPES["square"], dtype=torch.bfloat16, device=H100).scan_forward == "split"
-    unknown = DeviceFacts(H100.multiprocessors, H100.cache_bytes)
-    assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=unknown).scan_forward == "split"
+    for unknown in ("shared_bytes_of_block", "clock_khz", "bytes_per_second"):
+        device = H100._replace(**{unknown: 0})
+        assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=device).scan_forward == "split", unknown
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device="cpu").scan_forward == "lane"
     assert ops.launch("fused") == ("fused", "auto", 0, 0, ())
 
@@ -239,7 +266,7 @@ def test_the_plan_tells_the_tiles_and_can_be_forced_as_read(name: str, element_b
         assert chosen.tiles is None
         return
     assert chosen.tiles is not None
-    detailed = tiles(name, element_bytes, H100)
+    detailed = predicted(name, element_bytes, H100)
     assert chosen.tiles._asdict() == {field: detailed[field] for field in leakypar.Tiles._fields}
     assert ops.launch(chosen) == (*chosen[:4], tuple(map(int, chosen.tiles)))
 

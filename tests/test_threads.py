@@ -33,7 +33,7 @@ def run_scans(folder: Path, *options: str) -> str:
 
 @needs_compiler
 def test_scans_do_not_depend_on_threads_or_vectors(tmp_path: Path) -> None:
-    """The program compares the bits of threads; what it prints is compared for every width of vectors that runs here."""
+    """The program compares the bits of threads; its checksums are compared for every width of vectors here."""
     checksums = {width: run_scans(tmp_path, "-O3", f"-DLEAKYPAR_WIDEST_VECTORS={width}") for width in (16, 32, 64)}
     assert len(set(checksums.values())) == 1, checksums
 

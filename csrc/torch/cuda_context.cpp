@@ -85,10 +85,19 @@ const DeviceFacts& device_facts(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   if (found != known.end()) return found->second;
-  const DeviceFacts facts = {attribute(cudaDevAttrMultiProcessorCount, device),
-                             attribute(cudaDevAttrL2CacheSize, device),
-                             attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-                             attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+  const auto fact = [&](cudaDeviceAttr which) { return std::int64_t{attribute(which, device)}; };
+  // Data moves on both edges of the memory's clock.
+  const std::int64_t bits_per_second =
+      2 * 1000 * fact(cudaDevAttrMemoryClockRate) * fact(cudaDevAttrGlobalMemoryBusWidth);
+  const DeviceFacts facts = {
+      fact(cudaDevAttrMultiProcessorCount),
+      fact(cudaDevAttrL2CacheSize),
+      fact(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+      fact(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+      fact(cudaDevAttrClockRate),
+      bits_per_second / 8,
+      10 * fact(cudaDevAttrComputeCapabilityMajor) + fact(cudaDevAttrComputeCapabilityMinor),
+  };
   return known.emplace(device, facts).first->second;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "../cost.h"
 #include "products.h"
 
 namespace leakypar {
@@ -103,7 +104,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
     STD_TORCH_CHECK(scan != "fused" || !want_carries,
                     "leakypar: the fused kernel keeps no carries for a backward that ", "recomputes the membrane");
     const bool may_fuse = can_fuse && !want_carries;
-    const bool fused = scan == "fused" || (scan == "auto" && may_fuse && make_project_plan(problem, facts).fused);
+    const bool fused = scan == "fused" ||
+                       (scan == "auto" && may_fuse && prefers_fused(problem, facts, make_project_plan(problem, facts)));
     const Scan chosen = forced(scan, plan.scan_forward);
     const std::int64_t planned = forced(chunk_steps, T, fused ? std::max<std::int64_t>(T, 1) : plan.chunk_steps);
     const std::int64_t longest = want_carries ? recompute_steps(T, N, sizeof(Scalar)) : planned;

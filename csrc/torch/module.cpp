@@ -5,11 +5,10 @@
 #include <cstdint>
 #include <string>
 
-#include "../plan.h"
-#include "../project.h"
+#include "../cost.h"
 
 #ifdef LEAKYPAR_WITH_CUDA
-#include <cuda_runtime_api.h>
+#include "cuda_context.h"
 #endif
 
 namespace py = pybind11;
@@ -47,15 +46,37 @@ std::string stable_abi_target() {
 
 const char* name(leakypar::Scan scan) { return scan == leakypar::Scan::lane ? "lane" : "split"; }
 
+leakypar::DeviceFacts facts_from(const py::kwargs& facts) {
+  const auto fact = [&](const char* name) { return facts[name].cast<std::int64_t>(); };
+  return {fact("multiprocessors"),
+          fact("cache_bytes"),
+          fact("shared_bytes_of_block"),
+          fact("shared_bytes_of_multiprocessor"),
+          fact("clock_khz"),
+          fact("bytes_per_second"),
+          fact("capability")};
+}
+
+py::tuple facts_of(const leakypar::DeviceFacts& device) {
+  return py::make_tuple(device.multiprocessors, device.cache_bytes, device.shared_bytes_of_block,
+                        device.shared_bytes_of_multiprocessor, device.clock_khz, device.bytes_per_second,
+                        device.capability);
+}
+
+py::tuple device_facts([[maybe_unused]] int device) {
+#ifdef LEAKYPAR_WITH_CUDA
+  if (device >= 0) return facts_of(leakypar::cuda::device_facts(device));
+#endif
+  return facts_of(leakypar::cpu_facts);
+}
+
 py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
-                    std::int64_t multiprocessors, std::int64_t cache_bytes, std::int64_t shared_bytes_of_block,
-                    std::int64_t shared_bytes_of_multiprocessor, bool can_fuse) {
+                    bool can_fuse, const py::kwargs& facts) {
   const leakypar::Problem problem = {T, N, C, H, element_bytes};
-  const leakypar::DeviceFacts device = {multiprocessors, cache_bytes, shared_bytes_of_block,
-                                        shared_bytes_of_multiprocessor};
+  const leakypar::DeviceFacts device = facts_from(facts);
   const leakypar::Plan plan = leakypar::make_plan(problem, device);
   const leakypar::ProjectPlan tiles = leakypar::make_project_plan(problem, device);
-  if (!can_fuse || !tiles.fused) {
+  if (!can_fuse || !leakypar::prefers_fused(problem, device, tiles)) {
     return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps,
                           plan.backward_chunk_steps, py::none());
   }
@@ -64,26 +85,29 @@ py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t
       py::make_tuple(tiles.columns(), tiles.batch_rows, tiles.stages, tiles.resident, tiles.blocks_per_group));
 }
 
-py::dict make_project_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
-                           std::int64_t multiprocessors, std::int64_t shared_bytes_of_block,
-                           std::int64_t shared_bytes_of_multiprocessor) {
+py::dict predict(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
+                 const py::kwargs& facts) {
   const leakypar::Problem problem = {T, N, C, H, element_bytes};
-  const leakypar::DeviceFacts device = {multiprocessors, 0, shared_bytes_of_block, shared_bytes_of_multiprocessor};
-  const leakypar::ProjectPlan plan = leakypar::make_project_plan(problem, device);
+  const leakypar::DeviceFacts device = facts_from(facts);
+  const leakypar::Cost chunked = leakypar::chunked_cost(problem, device, leakypar::make_plan(problem, device));
   py::dict read;
-  if (plan.stages == 0) return read;
-  const std::int64_t groups = plan.groups(N, H);
-  read["fused"] = plan.fused;
-  read["columns"] = plan.columns();
-  read["batch_rows"] = plan.batch_rows;
-  read["steps"] = plan.steps();
-  read["stages"] = plan.stages;
-  read["resident"] = plan.resident;
-  read["groups"] = groups;
-  read["blocks_per_group"] = plan.blocks_per_group;
-  read["tiles"] = groups * plan.time_tiles(T);
-  read["shared_bytes"] = plan.shared_bytes(C, element_bytes);
-  read["blocks_per_multiprocessor"] = leakypar::resident_blocks(plan, problem, device);
+  read["chunked_us"] = chunked.microseconds;
+  read["chunked_bound"] = chunked.bound;
+  const leakypar::ProjectPlan tiles = leakypar::make_project_plan(problem, device);
+  if (tiles.stages == 0) return read;
+  const leakypar::Cost fused = leakypar::fused_cost(problem, device, tiles);
+  read["fused_us"] = fused.microseconds;
+  read["fused_bound"] = fused.bound;
+  read["columns"] = tiles.columns();
+  read["batch_rows"] = tiles.batch_rows;
+  read["steps"] = tiles.steps();
+  read["stages"] = tiles.stages;
+  read["resident"] = tiles.resident;
+  read["groups"] = tiles.groups(N, H);
+  read["blocks_per_group"] = tiles.blocks_per_group;
+  read["tiles"] = tiles.groups(N, H) * tiles.time_tiles(T);
+  read["shared_bytes"] = tiles.shared_bytes(C, element_bytes);
+  read["blocks_per_multiprocessor"] = leakypar::resident_blocks(tiles, problem, device);
   return read;
 }
 
@@ -96,14 +120,13 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_version") = cuda_version();
   m.attr("architectures") = architectures;
   m.attr("stable_abi_target") = stable_abi_target();
-  m.attr("cpu_facts") = py::make_tuple(leakypar::cpu_facts.multiprocessors, leakypar::cpu_facts.cache_bytes);
+  m.def("device_facts", &device_facts, py::arg("device"),
+        "The DeviceFacts of a CUDA device, by its index; of a CPU, where that is negative.");
   m.def("make_plan", &make_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
-        py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("cache_bytes"), py::arg("shared_bytes_of_block"),
-        py::arg("shared_bytes_of_multiprocessor"), py::arg("can_fuse"),
-        "The launch plan of csrc/plan.h: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps, "
+        py::arg("element_bytes"), py::arg("can_fuse"),
+        "The launch plan for a device of these facts: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps, "
         "tiles), the tiles of csrc/project.h (columns, batch_rows, stages, resident, blocks_per_group) or None.");
-  m.def("make_project_plan", &make_project_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
-        py::arg("element_bytes"), py::arg("multiprocessors"), py::arg("shared_bytes_of_block"),
-        py::arg("shared_bytes_of_multiprocessor"),
-        "The tiles of csrc/project.h, as a dict; empty where the device has no room for them.");
+  m.def("predict", &predict, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
+        py::arg("element_bytes"),
+        "What csrc/cost.h expects of both forwards on a device of these facts, and the tiles of csrc/project.h.");
 }

@@ -45,7 +45,9 @@ cudaStream_t current_stream(int) { return nullptr; }
 const DeviceFacts& device_facts(int) {
   static thread_local DeviceFacts facts;
   facts = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrL2CacheSize),
-           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+           // An H100's: the emulation has no speed of its own.
+           1'755'000, 3'352'000'000'000, 90};
   return facts;
 }
 
