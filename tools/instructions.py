@@ -28,7 +28,7 @@ class Loop(NamedTuple):
     """A scan and the instructions that it should need for one vector.
 
     Attributes:
-        scan: "forward" or "backward".
+        scan: "forward" or "backward", and "+dropout" where the threshold sees the membrane through it.
         dtype: of the elements.
         lanes: state values of a vector.
         instructions: predicted, for a vector.
@@ -40,14 +40,20 @@ class Loop(NamedTuple):
     instructions: int
 
 
-# Forward: u + b, w h, their sum, relu (2), h - threshold, compare, select; u and w are loaded, h, spikes and membrane
-# stored. Backward: v, its square scaled (2), + 1, the quotient, gradient times gain times slope (2), with two loads and
-# a store; then g + r, relu' (2), w d_u, two sums and a product, with g, h and d_u's successor loaded and five stores.
+# With dropout, a round of the generator is four multiplications, and four each of shuffles, shifts and exclusive ors
+# for eight counters, which are the words of four vectors; then the comparison, the factor, its product and what they
+# load and store. Forward: u + b, w h, their sum, relu (2), h - threshold, compare, select; u and w are loaded, h,
+# spikes and membrane stored. Backward: v, its square scaled (2), + 1, the quotient, gradient times gain times slope
+# (2), with two loads and a store; then g + r, relu' (2), w d_u, two sums and a product, with g, h and d_u's successor
+# loaded and five stores.
+DROPOUT = 10 * 16 // 4 + 8
 LOOPS = [
     Loop("forward", "float32", 8, 8 + 2 + 3 + 3),
     Loop("forward", "float64", 4, 8 + 2 + 3 + 3),
+    Loop("forward+dropout", "float32", 8, (8 + 2 + 3 + 3) + DROPOUT),
     Loop("backward", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
     Loop("backward", "float64", 4, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
+    Loop("backward+dropout", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3) + DROPOUT + 4),
 ]
 
 
@@ -91,9 +97,9 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
-        print("scan      element    counted  predicted   instructions an element")
+        print("scan              element    counted  predicted   instructions an element")
         for loop in LOOPS:
-            print(f"{loop.scan:9} {loop.dtype:9} {counted(program, loop):8.2f} {loop.instructions / loop.lanes:10.2f}")
+            print(f"{loop.scan:17} {loop.dtype:9} {counted(program, loop):8.2f} {loop.instructions / loop.lanes:10.2f}")
     return 0
 
 
