@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,11 +128,11 @@ def measure(case: Case, seconds: float) -> Row:
         call(layer, *drawn[0], case.direction)
 
     times: dict[str, list[float]] = {name: [] for name in rivals}
+    orders = list(permutations(rivals))  # each comes after each other as often, with what that left in the caches
     began = time.perf_counter()
     while len(times["fused"]) < 5 or time.perf_counter() - began < seconds:
         turn = len(times["fused"])
-        names = [*rivals][turn % 3 :] + [*rivals][: turn % 3]  # each comes after each other as often
-        for name in names:
+        for name in orders[turn % len(orders)]:
             times[name].append(timed(rivals[name], *drawn[turn % 2], case.direction))
 
     ratios = [fused / linear for fused, linear in zip(times["fused"], times["linear"], strict=True)]
