@@ -31,8 +31,7 @@ class ProductSum {
   }
 
   Tensor result() const {
-    const std::array<std::int64_t, 2> sizes = {rows_, columns_};
-    if (!total_) return torch::stable::new_zeros(like_, sizes, dtype_of<Scalar>);
+    if (!total_) return new_zeros(like_, {rows_, columns_}, dtype_of<Scalar>);
     return converted(*total_, dtype_of<Scalar>);
   }
 
