@@ -67,9 +67,17 @@ predictions: $(call needs,bench) ## Rewrite the predicted times of docs/kernels.
 readme: $(call needs,bench) ## Rewrite the README's tables from benchmarks/results/
 	$(python) -m benchmarks.table
 
+# Beside a GPU there is often one torch and no network, so nothing is installed where a Python has what the run needs.
+# What else is missing, its tests are skipped by name.
+equipped = from importlib.util import find_spec; exit(not all(map(find_spec, ("torch", "pytest", "pybind11"))))
+ifneq ($(filter gpu,$(MAKECMDGOALS)),)
+gpu_python := $(shell for each in "$(python)" "$(PYTHON)"; do "$$each" -c '$(equipped)' && echo "$$each" && break; \
+  done 2>/dev/null)
+endif
+
 .PHONY: gpu
-gpu: $(call needs,test bench) ## Test, sanitize and measure on this machine's GPU; results go to $OUT or results/
-	$(python) -m benchmarks.gpu $(GPU_ARGS)
+gpu: $(if $(gpu_python),,$(call needs,test bench)) ## Build, test, sanitize and measure on the GPU; into $OUT or results/
+	$(or $(gpu_python),$(python)) -m benchmarks.gpu $(GPU_ARGS)
 
 .PHONY: build
 build: $(stamps)/torch ## Rebuild in place what has changed

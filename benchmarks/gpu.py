@@ -104,8 +104,10 @@ def plan_steps(gpu: Gpu, out: Path, *, environment: Mapping[str, str] | None = N
     python = sys.executable
     toolkit = find_toolkit()
     arch = environment.get("TORCH_CUDA_ARCH_LIST") or "{}.{}".format(*gpu.capability)
-    build = {"TORCH_CUDA_ARCH_LIST": arch, "LEAKYPAR_BUILD": environment.get("LEAKYPAR_BUILD", "cuda")}
-    workers = ["-n", "4"] if importlib.util.find_spec("xdist") else []
+    # pip puts ninja beside Python, which need not be on the path.
+    path = os.pathsep.join([str(Path(python).parent), environment.get("PATH", os.defpath)])
+    build = {"TORCH_CUDA_ARCH_LIST": arch, "LEAKYPAR_BUILD": environment.get("LEAKYPAR_BUILD", "cuda"), "PATH": path}
+    workers = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
     sanitizer = find_tool("compute-sanitizer", toolkit)
@@ -120,13 +122,14 @@ def plan_steps(gpu: Gpu, out: Path, *, environment: Mapping[str, str] | None = N
         command = [sanitizer or "compute-sanitizer", f"--tool={tool}", "--error-exitcode=1", "--report-api-errors=no"]
         # Each tensor is an allocation of its own, so that reading past its end is seen.
         settings = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        return Step(tool, [*command, *options, *pytest, "-m", "sanitizer"], 35, settings, missing=no_sanitizer)
+        subset = ["-m", "sanitizer and cuda", "tests/test_every_kernel.py"]
+        return Step(tool, [*command, *options, *pytest, *subset], 35, settings, missing=no_sanitizer)
 
     def profile(shape: str, scan: str) -> Step:
         sections = [argument for section in NCU_SECTIONS for argument in ("--section", section)]
         # The GPU's clocks are not ours to set.
         command = [ncu or "ncu", "--clock-control", "none", *sections, "--kernel-name-base", "demangled"]
-        program = [python, "-m", "benchmarks.once", "--shape", shape, "--plan", scan]
+        program = [python, "-m", "benchmarks.once", "--shape", shape, "--plans", f"{scan},fused"]
         command += ["--kernel-name", "regex:leakypar", *program]
         return Step(f"ncu-{shape}", command, 28, missing=no_ncu, required=False)
 
@@ -138,7 +141,7 @@ def plan_steps(gpu: Gpu, out: Path, *, environment: Mapping[str, str] | None = N
         Step("machine", ["nvidia-smi"], 5, missing=no_driver, required=False),
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 90, build),
         Step("extension", [python, "-c", CHECK_EXTENSION], 15),
-        Step("tests", [*pytest, *workers], 150),
+        Step("tests", [*pytest, *workers], 150, {"OMP_NUM_THREADS": "2"}),
         *(sanitize(tool, options) for tool, options in SANITIZERS.items()),
         benchmark("benchmark-quick", 35, f"{gpu.stem}-quick", "--quick", "--case-seconds", "0.5"),
         benchmark("benchmark", 85, gpu.stem, "--case-seconds", "1"),

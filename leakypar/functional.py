@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import ops, surrogate, validation
 
@@ -13,11 +14,12 @@ from . import ops, surrogate, validation
 class _NoSecondDerivative(torch.autograd.Function):
     """The identity on gradients, where a graph through them is being recorded: differentiating it is an error.
 
-    `once_differentiable` would let a gradient pass as a constant where the incoming one is: silently wrong.
+    `once_differentiable` would let a gradient pass as a constant where the incoming one is: silently wrong. `token` is
+    an output of the call whose gradients these are, so every input of that call is reached through this error.
     """
 
     @staticmethod
-    def forward(ctx: Any, recorded: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, token: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
 
     @staticmethod
@@ -28,7 +30,11 @@ class _NoSecondDerivative(torch.autograd.Function):
 
 
 class _LeakyParallel(torch.autograd.Function):
-    """The two operators joined. Returns spikes, membrane and last membrane; None for each that is not wanted."""
+    """The two operators joined.
+
+    Returns spikes, membrane and last membrane, None for each that is not wanted, and a tensor without elements that
+    stands for them all in `_NoSecondDerivative`.
+    """
 
     @staticmethod
     def forward(
@@ -48,7 +54,7 @@ class _LeakyParallel(torch.autograd.Function):
         want_last: bool,
         recompute: bool,
         launch: ops.Launch,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
         spikes, membrane, carries, last = ops.forward(
             x,
             weight,
@@ -67,6 +73,7 @@ class _LeakyParallel(torch.autograd.Function):
             launch=launch,
         )
         needs = ctx.needs_input_grad
+        token = x.new_empty(0) if recompute else carries  # which are not wanted, so they are as empty
         # What a gradient does not need is not kept alive for it.
         ctx.save_for_backward(
             x if needs[1] or recompute else None,
@@ -80,6 +87,7 @@ class _LeakyParallel(torch.autograd.Function):
             seed,
             None if recompute else membrane,
             carries if recompute else None,
+            token,
         )
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in (bias_ih, bias_hh)]
         ctx.dropout = dropout
@@ -92,24 +100,24 @@ class _LeakyParallel(torch.autograd.Function):
             None if kernel_surrogate is None else spikes,
             membrane if want_membrane else None,
             last if want_last else None,
+            token,
         )
 
     @staticmethod
     def backward(
-        ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
+        ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         grads = _LeakyParallel.gradients(ctx, grad_spikes, grad_membrane, grad_last)
         if torch.is_grad_enabled():
-            grads = _NoSecondDerivative.apply(  # type: ignore[no-untyped-call]
-                torch.zeros((), requires_grad=True), *grads
-            )
+            *_, token = ctx.saved_tensors
+            grads = _NoSecondDerivative.apply(token, *grads)  # type: ignore[no-untyped-call]
         return (*grads, *(None,) * 7)
 
     @staticmethod
     def gradients(
         ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, seed, membrane, carries = ctx.saved_tensors
+        x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, seed, membrane, carries, _ = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad_spikes is None and grad_membrane is None and grad_last is None:
             return (None,) * 8
@@ -260,6 +268,8 @@ def run(
     """`leaky_parallel` where all but `initial_membrane` and the dtype of `x` is known to fit, as in the module."""
     dtype = validation.compute_dtype(x, weight)
     validation.check_initial_membrane(initial_membrane, x, weight.shape[0], dtype)
+    validation.check_flag("return_membrane", return_membrane)
+    validation.check_flag("return_state", return_state)
     if x.dtype != dtype or weight.dtype != dtype:  # under autocast
         x, weight = x.to(dtype), weight.to(dtype)
     threshold, gain = (_tensor(value, x) for value in (threshold, gain))
@@ -310,11 +320,13 @@ def _run(
     launch: ops.Launch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        outputs: tuple[Tensor, Tensor, Tensor] = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
+    records = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it.
+    if records or forward_ad._current_level >= 0:
+        spikes, membrane, last, _ = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
             *tensors, seed, dropout, kernel_surrogate, want_membrane, want_last, recompute, launch
         )
-        return outputs
+        return spikes, membrane, last
     spikes, membrane, _, last = ops.forward(
         *tensors,
         seed=seed,

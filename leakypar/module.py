@@ -46,7 +46,8 @@ class LeakyParallel(nn.Module):
         bias: whether there are `rnn.bias_ih_l0` and `rnn.bias_hh_l0`.
         threshold: a neuron spikes where its membrane is strictly above it. One number or `H`.
         dropout: probability with which, in training, each value of the membrane is zeroed before the threshold, the
-            others being scaled by 1 / (1 - dropout). The recurrence does not see it.
+            others being scaled by 1 / (1 - dropout). The recurrence does not see it. For one seed of PyTorch's
+            generator, the fused kernels drop other values than `nn.RNN`'s path does.
         spike_grad: surrogate gradient of the spikes: an object of `leakypar.surrogate`, which runs in the kernels, or
             any callable from membrane - threshold to spikes. None is `leakypar.surrogate.atan()`.
         surrogate_disable: let no gradient pass through the spikes to the membrane, whatever `spike_grad` is.

@@ -6,6 +6,7 @@ for CUDA. They are not differentiable by themselves: `leakypar.leaky_parallel` i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -194,7 +195,7 @@ def plan(
     Raises:
         ImportError: the extension was not built.
         TypeError: a size is not an integer, or `dtype` is not one of the four.
-        ValueError: a size is negative, or the device is one that leakypar was not built for.
+        ValueError: a size is negative, or leakypar has no kernels for `device`.
     """
     for name, size in (("T", T), ("N", N), ("C", C), ("H", H)):
         if isinstance(size, bool) or not isinstance(size, int):
@@ -215,7 +216,9 @@ def _facts_of(device: torch.device) -> DeviceFacts:
     if device.type == "cpu":
         return DeviceFacts(*extension().device_facts(-1))
     if not is_available("cuda") or device.type != "cuda":
-        raise ValueError(f"device must have kernels, or be the DeviceFacts of one: {unavailable_reason(device.type)}")
+        raise ValueError(
+            f"device must be a CUDA device, 'cpu' or DeviceFacts, got '{device}': {unavailable_reason(device.type)}"
+        )
     return DeviceFacts(*extension().device_facts(torch.cuda.current_device() if device.index is None else device.index))
 
 
@@ -236,6 +239,17 @@ def _rnn_tf32() -> bool:
 
 def _allow_tf32(tensor: Tensor) -> bool:
     return tensor.is_cuda and tensor.dtype == torch.float32 and _rnn_tf32()
+
+
+def _call(operator: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return operator(*arguments)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        if "CUDA out of memory" in str(error):
+            torch.cuda.mem_get_info()  # raises what really happened where an earlier error has lost the device
+        raise torch.OutOfMemoryError(str(error)) from None
 
 
 def forward(
@@ -292,7 +306,8 @@ def forward(
         )
     if launch.scan_forward == "fused" and want_carries:
         raise ValueError("plan: 'fused' does not go with recompute=True, whose backward projects in chunks")
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _library.forward.default(
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _call(
+        _library.forward.default,
         x,
         weight,
         bias_ih,
@@ -375,7 +390,8 @@ def backward(
     """
     like = x if membrane is None else membrane
     assert like is not None  # one of the two is always given
-    grads: tuple[Tensor, ...] = _library.backward.default(
+    grads: tuple[Tensor, ...] = _call(
+        _library.backward.default,
         grad_spikes,
         grad_membrane,
         grad_last,

@@ -75,6 +75,8 @@ def leaky_parallel(
     validation.check_per_neuron("gain", gain, H, x)
     validation.check_initial_membrane(initial_membrane, x, H, dtype)
     dropout = validation.check_probability("dropout", dropout)
+    validation.check_flag("return_membrane", return_membrane)
+    validation.check_flag("return_state", return_state)
     spike = resolve(spike_grad)
 
     one_sequence = x.dim() == 2

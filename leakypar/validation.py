@@ -97,7 +97,12 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
 
 def autocast_enabled(device_type: str) -> bool:
     """Whether autocast is on for a device type; False for those that have none, such as `"meta"`."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return _has_autocast(device_type) and torch.is_autocast_enabled(device_type)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile of torch 2.11 cannot trace it
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

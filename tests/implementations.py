@@ -17,7 +17,7 @@ import leakypar
 from leakypar import ops
 from leakypar.reference import leaky_parallel as reference
 
-from .emulation.build import build
+from .emulation.build import build, tool
 
 Outputs = tuple[Tensor, ...]
 
@@ -111,6 +111,8 @@ def unavailable(implementation: Implementation) -> str | None:
     """Why an implementation cannot run here, or None where it can."""
     if implementation in CUDA and not torch.cuda.is_available():
         return "no CUDA device"
+    if implementation in EMULATED and tool("cmake") is None:
+        return "cmake, which builds the emulated kernels, is not installed"
     if implementation not in [RNN, *EMULATED] and not ops.is_available(implementation.device):
         return ops.unavailable_reason(implementation.device)
     return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import shutil
+import subprocess
 import sys
 import tarfile
 import time
@@ -16,10 +18,14 @@ import pytest
 import torch
 from torch import Tensor
 
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+pytest.importorskip("tqdm")
+
 from benchmarks import __main__ as command_line
-from benchmarks import ceilings, feasible, gpu, memory, plot, results, runner, steps, table
+from benchmarks import ceilings, feasible, gpu, memory, once, plot, results, runner, steps, table
 from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels, linear_kernels
-from benchmarks.environment import describe, set_tf32
+from benchmarks.environment import ROOT, describe, set_tf32
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer, all_implementations
 from benchmarks.implementations.linear import Linear
 from benchmarks.implementations.rnn import RNN, RNNLayer
@@ -29,6 +35,7 @@ from benchmarks.runner import Case, Settings
 from benchmarks.shapes import SHAPES, Shape, parse_shape
 from benchmarks.show import microseconds
 from benchmarks.timing import HostClock, Reading, summarize
+from leakypar import ops
 
 CPU = torch.device("cpu")
 TINY = Shape("tiny", 40, 4, 24, 16)
@@ -614,8 +621,11 @@ def test_the_plan_of_the_gpu_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert str(tmp_path / "nvidia-h100-80gb-hbm3.csv") in planned["benchmark"].command
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         assert f"--tool={tool}" in planned[tool].command
-        assert list(planned[tool].command[-2:]) == ["-m", "sanitizer"]
+        assert list(planned[tool].command[-3:]) == ["-m", "sanitizer and cuda", "tests/test_every_kernel.py"]
         assert planned[tool].required
+    for shape, scan in (("speech", "lane"), ("streaming", "split")):
+        program = ["-m", "benchmarks.once", "--shape", shape, "--plans", f"{scan},fused"]
+        assert list(planned[f"ncu-{shape}"].command[-6:]) == program
     chosen = gpu.plan_steps(h100, tmp_path, environment={"TORCH_CUDA_ARCH_LIST": "8.0;9.0a"})
     assert next(step for step in chosen if step.name == "build").environment["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0a"
 
@@ -624,6 +634,26 @@ def test_the_plan_of_the_gpu_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(f"{name} (limit" in shown for name in planned)
     with pytest.raises(SystemExit):
         gpu.main(["--dry-run", "--only", "bild"])
+
+
+@pytest.mark.skipif(not ops.is_available("cpu"), reason="extension not built for CPU")
+def test_what_the_profiler_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["--device", "cpu", "--shape", "40x4x24x16", "--dtype", "float32"]
+    assert once.main([*shape, "--plans", "auto,lane,split"]) == 0
+    with pytest.raises(SystemExit):
+        once.main([*shape, "--plans", "lane,warp"])
+    assert "got warp, expected some of auto, lane, split, fused" in capsys.readouterr().err
+
+
+def test_make_gpu_takes_the_environment_as_it_is(tmp_path: Path) -> None:
+    """On a machine without a network, nothing may be installed where torch and the rest are there."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    command = ["make", "--dry-run", "gpu", f"PYTHON={sys.executable}", f"VENV={tmp_path / 'none'}"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"{sys.executable} -m benchmarks.gpu" in planned
+    assert "pip" not in planned
+    assert "setup.py" not in planned
 
 
 @pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("raise SystemExit(3)", 1)])

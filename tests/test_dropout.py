@@ -16,7 +16,7 @@ from leakypar import Plan, ops, surrogate
 from .implementations import Implementation, fused
 from .philox import next_factors, philox
 from .problems import DTYPES, draw
-from .test_ops import OPERATORS, forward_arguments, needs_cpu, needs_cuda
+from .test_ops import OPERATORS, forward_arguments, needs_cuda, on_each_device
 
 # Rows that begin anywhere in a counter's four words, many chunks and tiles, and one element.
 SHAPES = [(7, 3, 5), (70, 2, 64), (33, 3, 132), (300, 1, 4), (1, 1, 1)]
@@ -175,7 +175,7 @@ def test_a_checkpoint_draws_the_same_again(fused_implementation: Implementation)
     assert 0 < spikes.count_nonzero() < spikes.numel()
 
 
-@pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_cpu), pytest.param("cuda", marks=needs_cuda)])
+@on_each_device
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.compile's own internals

@@ -7,8 +7,6 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import leakypar
@@ -190,19 +188,6 @@ def test_a_callable_runs_in_pytorch(implementation: Implementation) -> None:
             implementation.run(**draw(20, 2, 3, 12).arguments(), spike_grad=lambda v: fused(v))
         return
     check_gradients(implementation, draw(20, 2, 3, 12), torch.float64, spike_grad=lambda v: fused(v))
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    sizes=st.tuples(st.integers(0, 140), st.integers(1, 4), st.integers(1, 20), st.integers(1, 70)),
-    dtype=st.sampled_from(DTYPES),
-    decay=st.sampled_from(DECAYS[:4]),
-    biases=st.integers(0, 2),
-    seed=st.integers(0, 1000),
-)
-def test_any_shape(implementation: Implementation, sizes, dtype, decay, biases, seed) -> None:
-    problem = draw(*sizes, dtype=dtype, decay=decay, biases=biases, seed=seed)
-    check_outputs(implementation, problem, dtype)
 
 
 def test_strided_inputs(implementation: Implementation) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import snntorch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,12 +44,17 @@ def sequence(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 3) -> 
     return (2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).to(dtype)
 
 
-def both(seed: int = 0, **arguments: Any) -> tuple[LeakyParallel, snntorch.LeakyParallel]:
+def snntorch() -> Any:
+    return pytest.importorskip("snntorch")
+
+
+def both(seed: int = 0, **arguments: Any) -> tuple[LeakyParallel, Any]:
     """A layer and snntorch's, made from one seed."""
+    theirs = snntorch().LeakyParallel
     torch.manual_seed(seed)
     ours = LeakyParallel(C, H, **arguments)
     torch.manual_seed(seed)
-    return ours, snntorch.LeakyParallel(C, H, **arguments)
+    return ours, theirs(C, H, **arguments)
 
 
 def one_neuron(backend: str, **arguments: Any) -> LeakyParallel:
@@ -65,7 +69,7 @@ def one_neuron(backend: str, **arguments: Any) -> LeakyParallel:
 
 
 def test_arguments_are_those_of_snntorch_then_our_own() -> None:
-    theirs = list(inspect.signature(snntorch.LeakyParallel).parameters.values())
+    theirs = list(inspect.signature(snntorch().LeakyParallel).parameters.values())
     ours = list(inspect.signature(LeakyParallel).parameters.values())
     assert [(p.name, p.default, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.default, p.kind) for p in theirs]
     own = ours[len(theirs) :]
@@ -246,7 +250,7 @@ def test_diagonal_layer_is_snntorchs(backend: str) -> None:
 def test_spike_grad_of_snntorch_runs(backend: str) -> None:
     x = sequence(11, 4, C)
     arguments = {"beta": 0.8, "learn_beta": True} | DOUBLE
-    ours, theirs = both(spike_grad=snntorch.surrogate.fast_sigmoid(slope=3), **arguments)
+    ours, theirs = both(spike_grad=snntorch().surrogate.fast_sigmoid(slope=3), **arguments)
     theirs.load_state_dict(ours.state_dict())  # snntorch rounds beta to float32
     ours.backend = backend
     assert ours.spike_grad == surrogate.fast_sigmoid(slope=3)
@@ -496,7 +500,7 @@ STATES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("arguments", STATES.values(), ids=STATES)
 def test_state_dict_passes_between_snntorch_and_ours(arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    ours, theirs = LeakyParallel(C, H, **arguments), snntorch.LeakyParallel(C, H, **arguments)
+    ours, theirs = LeakyParallel(C, H, **arguments), snntorch().LeakyParallel(C, H, **arguments)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     assert ("beta" in ours.state_dict()) == ("beta" in arguments)
     x = sequence(7, 3, C, dtype=torch.float32)
@@ -760,6 +764,14 @@ def test_bad_inputs(backend: str, x: Any, options: dict[str, Any], error: type[E
     layer = LeakyParallel(C, H, backend=backend)
     with pytest.raises(error, match=message):
         layer(x, **options)
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["return_membrane", "return_state"])
+@pytest.mark.parametrize("value", [2, None, torch.tensor(True)], ids=repr)
+def test_what_is_returned_is_asked_for_with_a_bool(backend: str, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a bool, got"):
+        LeakyParallel(C, H, backend=backend)(X, **{name: value})
 
 
 @each_backend

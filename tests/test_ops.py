@@ -7,27 +7,40 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import leakypar
 from leakypar import ops, surrogate
 
+from .emulation.control import refusal
 from .implementations import CPU as CPU_IMPLEMENTATION
-from .implementations import Implementation, load_emulated, unavailable
+from .implementations import EMULATED, Implementation, emulated_library, load_emulated, unavailable
 from .problems import DTYPES, Problem, draw
 
 needs_cpu = pytest.mark.skipif(unavailable(CPU_IMPLEMENTATION) is not None, reason=str(unavailable(CPU_IMPLEMENTATION)))
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+on_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+on_each_device = pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=needs_cpu), pytest.param("cuda", marks=on_cuda)]
+)
 
 
-def built(device: str) -> Any:
-    return pytest.param(lambda: torch.ops.leakypar, device, id=device)
+def needs_cuda(test: Any) -> Any:
+    for mark in on_cuda:
+        test = mark(test)
+    return test
 
 
-OPERATORS = [pytest.param(load_emulated, "cpu", id="emulated")]
+def built(device: str, *marks: Any) -> Any:
+    return pytest.param(lambda: torch.ops.leakypar, device, id=device, marks=marks)
+
+
+no_emulation = unavailable(EMULATED[0])
+needs_emulation = pytest.mark.skipif(no_emulation is not None, reason=str(no_emulation))
+OPERATORS = [pytest.param(load_emulated, "cpu", id="emulated", marks=needs_emulation)]
 if ops.is_available("cpu"):
     OPERATORS.append(built("cpu"))
 if ops.is_available("cuda") and torch.cuda.is_available():
-    OPERATORS.append(built("cuda"))
+    OPERATORS.append(built("cuda", pytest.mark.cuda))
 
 
 def forward_arguments(problem: Problem, want: tuple[bool, bool, bool, bool]) -> tuple[object, ...]:
@@ -104,7 +117,7 @@ def network_gradients(network: nn.Module, parameters: list[nn.Parameter], x: Ten
     return list(torch.autograd.grad(loss, [x, *parameters]))
 
 
-@pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_cpu), pytest.param("cuda", marks=needs_cuda)])
+@on_each_device
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.compile's own internals
 def test_two_layers_compile_to_one_graph(compiler: str, device: str) -> None:
@@ -125,7 +138,34 @@ def test_a_second_derivative_is_an_error(fused_implementation: Implementation) -
     (same,) = torch.autograd.grad(leakypar.leaky_parallel(**problem.arguments()).sum(), problem.x)
     torch.testing.assert_close(first, same)
     with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(first.sum(), problem.x, allow_unused=True, retain_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
         first.square().sum().backward()
+
+
+def test_a_second_derivative_of_a_frozen_layer_is_an_error(fused_implementation: Implementation) -> None:
+    """Also where the call keeps nothing of what is differentiated, and the gradient that arrives is a constant."""
+    problem = draw(9, 2, 3, 5, dtype=torch.float64).to(torch.float64, fused_implementation.device)
+    for name, tensor in problem.tensors().items():
+        tensor.requires_grad_(name == "x")
+    spikes, *_ = fused_implementation.run(**problem.arguments())
+    (first,) = torch.autograd.grad(spikes.sum(), problem.x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(first.sum(), problem.x, allow_unused=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of how torch itself enters forward mode
+def test_a_tangent_is_refused(fused_implementation: Implementation) -> None:
+    """Forward-mode differentiation has no formula here: an error, not a tangent of zeros."""
+    problem = draw(9, 2, 3, 5, dtype=torch.float64).to(torch.float64, fused_implementation.device)
+    arguments = {name: tensor.detach() for name, tensor in problem.tensors().items()}
+    weight = arguments.pop("weight")
+    with forward_ad.dual_level():
+        assert not fused_implementation.run(**arguments, weight=weight)[0].requires_grad
+        with pytest.raises(NotImplementedError, match="implement the jvp function"):
+            fused_implementation.run(**arguments, weight=forward_ad.make_dual(weight, weight))
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.jvp(lambda weight: fused_implementation.run(**arguments, weight=weight)[1], (weight,), (weight,))
 
 
 def test_no_graph_without_need(fused_implementation: Implementation) -> None:
@@ -219,21 +259,69 @@ def test_the_current_stream_is_used(plan: str) -> None:
         torch.cuda._sleep(50_000_000)  # whatever did not wait for this stream would read x before it is written
         x = problem.x.detach() * 1.0
         spikes = leakypar.leaky_parallel(**{**problem.arguments(), "x": x}, plan=plan)
+        (gradient,) = torch.autograd.grad(spikes.sum(), problem.weight)
     stream.synchronize()
-    torch.testing.assert_close(spikes, expected, rtol=0, atol=0)
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), problem.weight)[0])
+
+
+@needs_emulation
+@pytest.mark.parametrize(("error", "words"), [(209, "no kernel image is available"), (98, "invalid device function")])
+def test_a_device_that_was_not_built_for_is_named(error: int, words: str) -> None:
+    problem = draw(9, 2, 3, 5, dtype=torch.float32)
+    arguments = forward_arguments(problem, (True, False, False, False))
+    remedy = "built for compute capability 9.0: rebuild with TORCH_CUDA_ARCH_LIST set to this device's"
+    library = load_emulated()
+    with refusal(emulated_library(), error), pytest.raises(RuntimeError, match=f"scan_forward .*{words}.*{remedy}"):
+        library.forward(*arguments)
+    library.forward(*arguments)
+
+
+@on_each_device
+def test_out_of_memory_is_torchs_error_and_the_process_goes_on(device: str) -> None:
+    problem = draw(9, 2, 3, 5, dtype=torch.float32).to(torch.float32, device)
+    expected = leakypar.leaky_parallel(**problem.arguments())
+    held = torch.cuda.memory_allocated() if device == "cuda" else 0
+    endless = problem.arguments() | {"x": problem.x.detach()[:1].expand(2**44, 2, 3)}  # more than addresses reach
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"out of memory. Tried to allocate .*shape \[17592186044416, 2, 5\]"
+    ):
+        leakypar.leaky_parallel(**endless)
+    if device == "cuda":
+        assert torch.cuda.memory_allocated() == held  # nothing of the failed call is left
+    spikes = leakypar.leaky_parallel(**problem.arguments())
+    assert torch.equal(spikes, expected)
+    spikes.sum().backward()
+
+
+def outputs_and_gradients(problem: dict[str, Tensor], last: int, **options: Any) -> list[Tensor]:
+    """Of the last neurons: spikes, and the gradients of weight and decay, from incoming gradients of one."""
+    weight, decay = (problem[name].detach().requires_grad_() for name in ("weight", "decay"))
+    spikes = leakypar.leaky_parallel(problem["x"], weight, decay, **options)
+    found = torch.autograd.grad(spikes, [weight, decay], torch.ones_like(spikes))
+    return [spikes[..., -last:].detach().clone(), *(gradient[-last:] for gradient in found)]
 
 
 @needs_cuda
-def test_beyond_two_to_the_31_elements() -> None:
-    """The last rows of a result of 2^31 elements and more, against the same rows computed alone."""
-    T, N, H = 4, 8, 70_000_000
-    if torch.cuda.mem_get_info()[0] < 14 * 2**30:
-        pytest.skip("less than 14 GiB of device memory free")
-    x = torch.ones(T, N, 1, device="cuda", dtype=torch.bfloat16)
-    weight = torch.linspace(0, 2, H, device="cuda").to(torch.bfloat16)[:, None]
-    decay = torch.full((H,), 0.5, device="cuda", dtype=torch.bfloat16)
-    for plan in ("lane", "split"):
-        spikes = leakypar.leaky_parallel(x, weight, decay, plan=plan)
-        tail = leakypar.leaky_parallel(x[:, -1:], weight[-1000:].clone(), decay[-1000:].clone(), plan=plan)
-        assert spikes.numel() > 2**31
-        torch.testing.assert_close(spikes[:, -1:, -1000:], tail, rtol=0, atol=0)
+@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
+def test_beyond_two_to_the_31_elements(plan: ops.Forward) -> None:
+    """The last neurons of a problem of 2^31 elements and more, in both directions, against those neurons alone."""
+    T, N, H, last = 150, 4, 3_600_000, 1000
+    if torch.cuda.mem_get_info()[0] < 32 * 2**30:
+        pytest.skip("less than 32 GiB of device memory free")
+    generator = torch.Generator("cuda").manual_seed(0)
+    problem = {
+        "x": torch.randn(T, N, 1, generator=generator, device="cuda").to(torch.bfloat16),
+        "weight": torch.linspace(-2, 2, H, device="cuda").to(torch.bfloat16)[:, None],
+        "decay": torch.full((H,), 0.5, device="cuda", dtype=torch.bfloat16),
+    }
+    assert T * N * H > 2**31
+    ours = outputs_and_gradients(problem, last, plan=plan)
+    alone = problem | {name: problem[name][-last:].clone() for name in ("weight", "decay")}
+    expected = outputs_and_gradients(alone, last, plan=plan)
+    assert 0.1 < ours[0].float().mean().item() < 0.9
+    assert (ours[0] != expected[0]).float().mean().item() < 1e-5  # the fused kernel's tiles depend on the size
+    for gradient, same in zip(ours[1:], expected[1:], strict=True):
+        torch.testing.assert_close(gradient, same, rtol=2e-2, atol=2e-2)
+    del ours, expected, problem, alone
+    torch.cuda.empty_cache()  # other processes of a parallel run have the device too

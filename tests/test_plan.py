@@ -67,6 +67,8 @@ def test_wrong_arguments_are_named() -> None:
         leakypar.plan(1, 1, 1, 1.0, device=H100)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="N must not be negative, got -1"):
         leakypar.plan(1, -1, 1, 1, device=H100)
+    with pytest.raises(ValueError, match="device must be a CUDA device, 'cpu' or DeviceFacts, got 'meta'"):
+        leakypar.plan(1, 1, 1, 1, device="meta")
     with pytest.raises(TypeError, match=r"dtype must be .*, got torch\.int8"):
         leakypar.plan(1, 1, 1, 1, dtype=torch.int8, device=H100)
     for plan, error, message in (

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import snntorch
 import torch
-from snntorch import surrogate as theirs
 from torch import Tensor
 from torch.testing import assert_close
 
 from leakypar import surrogate
 from leakypar.reference import leaky_parallel
+
+snntorch = pytest.importorskip("snntorch")
+theirs = snntorch.surrogate
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -18,15 +18,16 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-import snntorch
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from snntorch import surrogate as theirs
 from torch import Tensor
 from torch.testing import assert_close
 
 from leakypar import surrogate as ours
+
+snntorch = pytest.importorskip("snntorch")
+theirs = snntorch.surrogate
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 ROOT = Path(__file__).resolve().parent.parent
 

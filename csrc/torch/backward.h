@@ -142,8 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     ProductSum<Device, Scalar> grad_weight(like, H, C, allow_tf32);
     const auto partial = [&](bool wanted) -> MaybeTensor {
       if (!wanted) return std::nullopt;
-      const std::array<std::int64_t, 3> sizes = {Device::time_chunks(chosen, rows_at_once), N, H};
-      return torch::stable::new_zeros(like, sizes, dtype_of<Real>);
+      return new_zeros(like, {Device::time_chunks(chosen, rows_at_once), N, H}, dtype_of<Real>);
     };
     const MaybeTensor sum_bias = partial(want_bias), sum_decay = partial(want_decay);
     const MaybeTensor sum_threshold = partial(want_threshold), sum_gain = partial(want_gain);

@@ -45,7 +45,7 @@ struct Cpu {
   // The sum goes through the C function, as stable as the dispatcher and without its boxes: short sequences notice.
   static void product(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, bool) {
     if (!accumulate) return aten_product(out, a, b);
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
   }
 
   // Whether product() can add to what is there.

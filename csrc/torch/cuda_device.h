@@ -67,8 +67,12 @@ struct Cuda {
   }
 
   static void check(cudaError_t error, const char* kernel, std::int64_t T, std::int64_t N, std::int64_t H) {
+    const bool no_code = error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction;
+    const char* remedy = no_code ? " (the kernels were built for compute capability " LEAKYPAR_CUDA_ARCHITECTURES
+                                   ": rebuild with TORCH_CUDA_ARCH_LIST set to this device's)"
+                                 : "";
     STD_TORCH_CHECK(error == cudaSuccess, "leakypar: launching ", kernel, " for T = ", T, ", N = ", N, ", H = ", H,
-                    " failed: ", cudaGetErrorString(error));
+                    " failed: ", cudaGetErrorString(error), remedy);
   }
 
   template <typename Scalar>

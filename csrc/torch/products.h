@@ -1,6 +1,8 @@
 // Matrix products and sums through torch's own operators.
 #pragma once
 
+#include <torch/headeronly/util/shim_utils.h>
+
 #include "tensors.h"
 
 namespace leakypar {
@@ -9,7 +11,7 @@ namespace leakypar {
 inline void aten_product(const Tensor& out, const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 3> stack = {torch::stable::detail::from(a), torch::stable::detail::from(b),
                                        torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   (void)torch::stable::detail::to<Tensor>(stack[0]);  // the returned alias of out, released
 }
 
@@ -31,8 +33,7 @@ class ProductSum {
   }
 
   Tensor result() const {
-    const std::array<std::int64_t, 2> sizes = {rows_, columns_};
-    if (!total_) return torch::stable::new_zeros(like_, sizes, dtype_of<Scalar>);
+    if (!total_) return new_zeros(like_, {rows_, columns_}, dtype_of<Scalar>);
     return converted(*total_, dtype_of<Scalar>);
   }
 

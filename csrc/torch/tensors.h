@@ -10,6 +10,7 @@
 #include <cmath>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -125,8 +126,27 @@ Type* row(const MaybeTensor& tensor, std::int64_t offset) {
   return tensor ? static_cast<Type*>(tensor->data_ptr()) + offset : nullptr;
 }
 
+// Memory for a tensor. The stable ABI tells that there is none, not why: leakypar/ops.py makes torch's own error again of
+// this one.
+template <typename Allocate>
+Tensor allocated(Allocate allocate, const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
+  try {
+    return allocate(like, sizes, dtype);
+  } catch (const std::runtime_error&) {
+    STD_TORCH_CHECK(false, "leakypar: ", like.is_cuda() ? "CUDA" : "CPU",
+                    " out of memory. Tried to allocate a tensor of shape [", listed(sizes), "] and dtype ",
+                    torch::headeronly::toString(dtype));
+  }
+}
+
 inline Tensor new_empty(const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
+  const auto allocate = [](const auto&... arguments) { return torch::stable::new_empty(arguments...); };
+  return allocated(allocate, like, sizes, dtype);
+}
+
+inline Tensor new_zeros(const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
+  const auto allocate = [](const auto&... arguments) { return torch::stable::new_zeros(arguments...); };
+  return allocated(allocate, like, sizes, dtype);
 }
 
 inline Tensor nothing(const Tensor& like) { return new_empty(like, {0}, like.scalar_type()); }

@@ -1,4 +1,4 @@
-"""Chooses how the emulated kernels of a loaded library are scheduled."""
+"""Chooses how the emulated kernels of a loaded library are scheduled, and whether they run at all."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def schedule(library: Path, order: str = "forward", resident_blocks: int = 4) ->
     finally:
         environment = os.environ.get
         apply(environment("LEAKYPAR_EMULATION_ORDER", "forward"), int(environment("LEAKYPAR_EMULATION_RESIDENT", "4")))
+
+
+@contextmanager
+def refusal(library: Path, error: int) -> Iterator[None]:
+    """Within it, every launch is refused with this number of a `cudaError_t`."""
+    refuse = ctypes.CDLL(str(library)).leakypar_emulation_refuse_launches
+    refuse(error)
+    try:
+        yield
+    finally:
+        refuse(0)

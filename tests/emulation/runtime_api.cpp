@@ -52,6 +52,7 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const void* identity, Kerne
   static thread_local bool launching = false;
   if (launching) fail("a kernel launches a kernel");
   const std::lock_guard lock(mutex);
+  if (settings().refusal != cudaSuccess) return report(static_cast<cudaError_t>(settings().refusal));
   const cudaError_t error = validate(*config, identity);
   if (error != cudaSuccess) return report(error);
   launching = true;
@@ -78,8 +79,12 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration:
       return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidDeviceFunction:
+      return "cudaErrorInvalidDeviceFunction";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorNoKernelImageForDevice:
+      return "cudaErrorNoKernelImageForDevice";
     case cudaErrorNotSupported:
       return "cudaErrorNotSupported";
   }
@@ -96,8 +101,12 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorInvalidDeviceFunction:
+      return "invalid device function";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorNoKernelImageForDevice:
+      return "no kernel image is available for execution on the device";
     case cudaErrorNotSupported:
       return "operation not supported";
   }
@@ -186,4 +195,9 @@ int leakypar_emulation_set_multiprocessors(int count) {
   const std::lock_guard lock(mutex);
   settings().multiprocessors = count;
   return 0;
+}
+
+void leakypar_emulation_refuse_launches(int error) {
+  const std::lock_guard lock(mutex);
+  settings().refusal = error;
 }

@@ -14,7 +14,9 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDeviceFunction = 98,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
   cudaErrorNotSupported = 801,
 };
 
@@ -93,3 +95,6 @@ LEAKYPAR_EMULATION_EXPORT int leakypar_emulation_set_resident_blocks(int count);
 
 // Sets how many multiprocessors the device claims to have. Returns 0, or -1 for a count below one.
 LEAKYPAR_EMULATION_EXPORT int leakypar_emulation_set_multiprocessors(int count);
+
+// Has every launch refused with this error, a cudaError_t, as a device does that has no code for it; 0: none.
+LEAKYPAR_EMULATION_EXPORT void leakypar_emulation_refuse_launches(int error);
