@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"of {', '.join(IMPLEMENTATIONS)}; default: all",
     )
-    add("--seconds", type=positive, default=60.0, help="of training for each implementation and task; default: 60")
+    add("--seconds", type=positive, default=90.0, help="of training for each implementation and task; default: 90")
     add("--threads", type=whole, help="CPU threads; default: torch's own choice")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="on a GPU; default: on")
     add("--no-progress", action="store_true", help="no progress bar; a log file never has one")
