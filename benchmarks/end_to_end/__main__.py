@@ -1,6 +1,6 @@
 """``python -m benchmarks.end_to_end``: time to accuracy of each implementation; writes a CSV, prints tables.
 
-With its defaults it takes some five minutes on two CPU cores, the drawing of the data included.
+With its defaults it takes a few minutes on two idle CPU cores: two minutes of one core's time, when that was counted.
 """
 
 from __future__ import annotations
