@@ -37,7 +37,7 @@ cxx_files = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cuh' -o -n
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(call needs,demo) ## Train a network on handwritten digits, beside nn.RNN and snntorch
@@ -54,6 +54,10 @@ bench: $(call needs,bench) ## Measure against nn.RNN and nn.Linear, as a table a
 .PHONY: bench-cpu
 bench-cpu: $(call needs,bench) ## Measure the fused kernels on this CPU, and rewrite the tables of docs/cpu.md
 	$(python) -m benchmarks.cpu $(BENCH_ARGS)
+
+.PHONY: bench-end-to-end
+bench-end-to-end: $(call needs,bench demo) ## Measure how long networks take to learn, by implementation of the layer
+	$(python) -m benchmarks.end_to_end $(BENCH_ARGS)
 
 .PHONY: instructions
 instructions: ## Count the instructions of the CPU's scans, beside what their design predicts (needs valgrind)

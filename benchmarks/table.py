@@ -24,8 +24,9 @@ NOT_MEASURED = "not yet measured"
 
 
 def committed(folder: Path) -> list[Path]:
-    """The CSV files of complete runs, in a fixed order."""
-    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial")))
+    """The CSV files of complete runs of ``python -m benchmarks``, in a fixed order."""
+    others = ("-quick", "-partial", "-end-to-end")
+    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(others))
 
 
 def rewrite(text: str, runs: Sequence[Sequence[Row]]) -> str:

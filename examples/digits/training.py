@@ -79,7 +79,7 @@ def scores(spikes: Tensor) -> Tensor:
     return CONTRAST * spikes.mean(0)
 
 
-def train_step(network: Network, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> tuple[float, int]:
+def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> tuple[float, int]:
     """One step of the optimizer on one batch. Returns the loss, and how many digits were read right before the step."""
     logits = scores(network(x))
     loss = nn.functional.cross_entropy(logits, labels)

@@ -1,0 +1,202 @@
+"""One long sequence split over devices, exactly: each process runs its piece, and the result is the unsplit layer's.
+
+A piece of K steps maps the membrane before it to the membrane after it by a clamped affine map, for each sequence and
+neuron one, ``h -> clamp(a h + b, lo, hi)`` with ``a = w^K``. So nobody waits for a neighbour's result:
+
+    forward    each process finds its piece's (b, lo, hi), all exchange them, each applies those before its own to the
+               membrane that the sequence begins with, and runs its piece from there
+    backward   each runs its piece backward; the gradient that a piece passes to the one before it is an affine map of
+               the one it gets from the one after, r -> a r + b with b what its own spikes ask for; all exchange (a, b),
+               and each applies those after its own, and adds what comes from there
+
+The command line does it with gloo on one machine, to show that it is exact; docs/scaling.md has the price.
+
+    python examples/split_sequence.py --processes 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional as F
+
+from leakypar import LeakyParallel
+
+
+def split_forward(layer: LeakyParallel, piece: Tensor) -> Tensor:
+    """Runs this process's piece of a sequence, as if the whole had been run in one.
+
+    Every process of the default group calls this, with the same parameters, on consecutive pieces in the order of their
+    ranks, of whatever lengths; and every process calls backward, with a loss whose sum over processes is that of the
+    whole. The gradient of the parameters is then this piece's share: its sum over processes is that of the whole.
+
+    Args:
+        layer: with a diagonal recurrence.
+        piece: input, `[K, N, C]`, K > 0.
+
+    Returns:
+        Spikes, `[K, N, H]`.
+
+    Raises:
+        ValueError: some piece has no steps; every process raises.
+    """
+    with torch.no_grad():
+        lengths = [int(length) for length in _gather(torch.tensor(len(piece), device=piece.device))]
+        if 0 in lengths:
+            raise ValueError(f"piece must have a step in every process, got lengths {lengths}")
+        maps = _gather(piece_map(layer, piece))
+        carry = torch.zeros_like(maps[0][0])
+        for length, (b, lo, hi) in islice(zip(lengths, maps, strict=True), dist.get_rank()):
+            carry = torch.clamp(_slope(layer, length, carry.dtype) * carry + b, lo, hi)
+
+    # This run is there for the gradient that the final membrane passes on to the piece, and for it alone: the spikes'
+    # own is that of the run below. A kernel would go through both gradients at once.
+    _, membrane, final = layer(piece, initial_membrane=carry, return_membrane=True, return_state=True)
+    passes = (membrane > 0).all(0)  # else relu has stopped what the carry contributes at some step
+    slope = _slope(layer, len(piece), carry.dtype) * passes  # d final / d carry
+    carry = _Carry.apply(final, carry, slope)  # type: ignore[no-untyped-call]
+    spikes: Tensor = layer(piece, initial_membrane=carry)
+    return spikes
+
+
+def piece_map(layer: LeakyParallel, piece: Tensor) -> Tensor:
+    """A piece's map from the membrane before it to the one after it, for membranes of any sign.
+
+    The image of all numbers under the first step's relu reaches from 0 to the largest, and each step is monotone: the
+    two ends, run through the other steps, bound the image of the piece.
+
+    Args:
+        layer: with a diagonal recurrence.
+        piece: input, `[K, N, C]`, K > 0.
+
+    Returns:
+        b, lo and hi, `[3, N, H]`, in the state dtype: float64 for float64, else float32. `a` is the decay to the power
+        of K.
+    """
+    weights = layer.rnn
+    dtype = torch.promote_types(piece.dtype, torch.float32)
+    largest = torch.finfo(dtype).max
+    decay = weights.weight_hh_l0.diagonal().to(dtype)
+    u = F.linear(piece.to(dtype), weights.weight_ih_l0.to(dtype))
+    for bias in (weights.bias_ih_l0, weights.bias_hh_l0):
+        u = u if bias is None else u + bias.to(dtype)
+    b, p, q = u[0], torch.zeros_like(u[0]), torch.full_like(u[0], largest)
+    for u_t in u[1:]:
+        b, p, q = decay * b + u_t, torch.relu(decay * p + u_t), torch.relu(decay * q + u_t)
+    # A decay below 0 swaps the ends at every step. Infinity is the largest number, since infinity times 0 is none.
+    return torch.stack([b, torch.minimum(p, q), torch.maximum(p, q)]).clamp(-largest, largest)
+
+
+def _slope(layer: LeakyParallel, steps: int, dtype: torch.dtype) -> Tensor:
+    """The maps' a, `[H]`: the decay to the power of so many steps."""
+    largest = torch.finfo(dtype).max
+    return (layer.rnn.weight_hh_l0.detach().diagonal().to(dtype) ** steps).clamp(-largest, largest)
+
+
+class _Carry(torch.autograd.Function):
+    """The membrane before a piece, joined to the final membrane of the piece in this process, whose gradient it sends.
+
+    Forward it is the identity on ``carry``: that the pieces before determine it was worked out without a graph.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, final: Tensor, carry: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return carry.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_carry: Tensor) -> tuple[Tensor, None, None]:
+        """From what this piece's spikes ask of its initial membrane to what the later pieces ask of its final one."""
+        (slope,) = ctx.saved_tensors
+        maps = _gather(torch.stack([slope, grad_carry]))
+        grad_final = torch.zeros_like(grad_carry)
+        for a, b in reversed(maps[dist.get_rank() + 1 :]):
+            grad_final = a * grad_final + b
+        return grad_final, None, None
+
+
+def _gather(value: Tensor) -> list[Tensor]:
+    """The tensor of every process, by rank; all of one shape."""
+    values = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(values, value.contiguous())
+    return values
+
+
+def run_pieces(
+    layer: LeakyParallel, x: Tensor, grad_spikes: Tensor, lengths: Sequence[int]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Runs a sequence forward and backward in processes of its own, one for each piece, on the CPU.
+
+    Args:
+        layer: whose parameters all processes get.
+        x: `[T, N, C]`.
+        grad_spikes: gradient of the spikes, `[T, N, H]`.
+        lengths: of the pieces, which sum to T.
+
+    Returns:
+        The spikes `[T, N, H]`, the gradient of `x`, and the gradients of the parameters by name.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save((layer, *(torch.split(value, list(lengths)) for value in (x, grad_spikes))), folder / "problem.pt")
+        spawn(_work, args=(folder, len(lengths)), nprocs=len(lengths))  # type: ignore[no-untyped-call]
+        found = [torch.load(folder / f"result{rank}.pt") for rank in range(len(lengths))]
+    spikes, grad_x = (torch.cat([result[name] for result in found]) for name in ("spikes", "x"))
+    return spikes, grad_x, found[0]["parameters"]
+
+
+def _work(rank: int, folder: Path, processes: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    layer, pieces, grads = torch.load(folder / "problem.pt", weights_only=False)
+    piece = pieces[rank].clone().requires_grad_()
+    spikes = split_forward(layer, piece)
+    torch.autograd.backward(spikes, grads[rank])
+    gradients = {name: value.grad for name, value in layer.named_parameters() if value.grad is not None}
+    for gradient in gradients.values():
+        dist.all_reduce(gradient)  # the sum, where DistributedDataParallel would take the mean
+    result = {"spikes": spikes.detach(), "x": piece.grad, "parameters": gradients}
+    torch.save(result, folder / f"result{rank}.pt")
+    dist.destroy_process_group()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Splits a sequence of random spikes, and says how far the result is from the unsplit layer's."""
+    parser = argparse.ArgumentParser(description="Splits one sequence over processes, and compares with one process.")
+    parser.add_argument("--processes", type=int, choices=range(1, 9), default=3, metavar="1..8")
+    parser.add_argument("--steps", type=int, default=3000, help="of the whole sequence; default: 3000")
+    options = parser.parse_args(arguments)
+    if options.steps < options.processes:
+        parser.error(f"--steps: got {options.steps}, expected at least one for each of {options.processes} processes")
+
+    torch.manual_seed(0)
+    layer = LeakyParallel(64, 128, beta=0.95, learn_beta=True, dtype=torch.float64)
+    x = (torch.rand(options.steps, 2, 64, dtype=torch.float64) < 0.2).double().requires_grad_()
+    grad_spikes = torch.randn(options.steps, 2, 128, dtype=torch.float64)
+    spikes = layer(x)
+    torch.autograd.backward(spikes, grad_spikes)
+    lengths = [len(part) for part in torch.arange(options.steps).tensor_split(options.processes)]
+    split_spikes, split_x, split_parameters = run_pieces(layer, x.detach(), grad_spikes, lengths)
+
+    print(f"pieces of {lengths} steps; {spikes.mean().item():.1%} of the membranes spike")
+    print(f"spikes that differ: {int((spikes != split_spikes).sum())} of {spikes.numel()}")
+    whole = {"x": x.grad, **{name: value.grad for name, value in layer.named_parameters()}}
+    for name, gradient in {"x": split_x, **split_parameters}.items():
+        expected = whole[name]
+        if expected is not None:
+            print(f"gradient of {name}: relative error {float((gradient - expected).norm() / expected.norm()):.1e}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
