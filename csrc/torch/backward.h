@@ -171,9 +171,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       Device::scan(args, chosen, like);
       args.grad_last = args.grad_initial;
 
-      const Tensor grad_rows = matrix(steps(grad_u, 0, args.T), args.T * N, H);
+      const Tensor grad_rows = matrix(steps(grad_u, 0, args.T));
       if (want_x) {
-        const Tensor rows = matrix(steps(*grad_x, t, args.T), args.T * N, C);
+        const Tensor rows = matrix(steps(*grad_x, t, args.T));
         if constexpr (std::is_same_v<Projected, Scalar>) {
           Device::product(rows, grad_rows, *back_to_x, false, allow_tf32);
         } else {
@@ -183,8 +183,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         }
       }
       if (want_weight) {
-        const Tensor from = converted(matrix(steps(*x, t, args.T), args.T * N, C), dtype_of<Projected>);
-        grad_weight.add(torch::stable::transpose(const_cast<Tensor&>(grad_rows), 0, 1), from);
+        const Tensor from = converted(matrix(steps(*x, t, args.T)), dtype_of<Projected>);
+        grad_weight.add(transposed(grad_rows), from);
       }
     }
     if (grad_initial && T == 0) {

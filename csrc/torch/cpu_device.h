@@ -42,10 +42,11 @@ struct Cpu {
     return output;
   }
 
-  // The sum goes through the C function, as stable as the dispatcher and without its boxes: short sequences notice.
+  // Through C functions, as stable as the dispatcher and without its boxes.
   static void product(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, bool) {
-    if (!accumulate) return aten_product(out, a, b);
-    TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+    const AOTITorchError error = accumulate ? aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0)
+                                            : aoti_torch_cpu_mm_out(out.get(), a.get(), b.get());
+    TORCH_ERROR_CODE_CHECK(error);
   }
 
   // Whether product() can add to what is there.

@@ -1,8 +1,6 @@
 // Matrix products and sums through torch's own operators.
 #pragma once
 
-#include <torch/headeronly/util/shim_utils.h>
-
 #include "tensors.h"
 
 namespace leakypar {
@@ -56,7 +54,7 @@ class Projection {
   Projection(const Tensor& x, const Tensor& weight, const MaybeTensor& output, std::int64_t longest, bool allow_tf32)
       : x_(x), output_(in_place ? output : std::nullopt), allow_tf32_(allow_tf32) {
     const Tensor operand = converted(weight, dtype_of<Projected>);
-    weight_transposed_ = torch::stable::transpose(const_cast<Tensor&>(operand), 0, 1);
+    weight_transposed_ = transposed(operand);
     if (!output_) {
       output_ = new_empty(x, {std::min(longest, x.size(0)), x.size(1), weight.size(0)}, dtype_of<Projected>);
     }
@@ -65,9 +63,8 @@ class Projection {
 
   // u [count, N, H] of the steps from this one on.
   const Projected* operator()(std::int64_t first, std::int64_t count) const {
-    const std::int64_t N = x_.size(1), C = x_.size(2), H = output_->size(2);
-    const Tensor from = converted(matrix(steps(x_, first, count), count * N, C), dtype_of<Projected>);
-    const Tensor into = matrix(steps(*output_, starts_over_ ? 0 : first, count), count * N, H);
+    const Tensor from = converted(matrix(steps(x_, first, count)), dtype_of<Projected>);
+    const Tensor into = matrix(steps(*output_, starts_over_ ? 0 : first, count));
     Device::product(into, from, weight_transposed_, false, allow_tf32_);
     return static_cast<const Projected*>(into.data_ptr());
   }

@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
@@ -126,6 +128,24 @@ Type* row(const MaybeTensor& tensor, std::int64_t offset) {
   return tensor ? static_cast<Type*>(tensor->data_ptr()) + offset : nullptr;
 }
 
+// An element type as torch's C functions count them.
+inline std::int32_t shim_dtype(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return aoti_torch_dtype_float32();
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    case ScalarType::BFloat16:
+      return aoti_torch_dtype_bfloat16();
+    case ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    default:
+      STD_TORCH_CHECK(false, "leakypar: no tensor is made of dtype ", torch::headeronly::toString(dtype));
+  }
+}
+
 // Memory for a tensor. The stable ABI tells that there is none, not why: leakypar/ops.py makes torch's own error again of
 // this one.
 template <typename Allocate>
@@ -139,8 +159,22 @@ Tensor allocated(Allocate allocate, const Tensor& like, const std::vector<std::i
   }
 }
 
+// Contiguous and uninitialised. This and the views below go through C functions of the stable ABI that box nothing and
+// dispatch little: a short sequence spends more on operators than on the scan.
 inline Tensor new_empty(const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
-  const auto allocate = [](const auto&... arguments) { return torch::stable::new_empty(arguments...); };
+  const auto allocate = [](const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
+    std::vector<std::int64_t> strides(sizes.size(), 1);
+    for (std::size_t i = sizes.size(); i > 1; --i) {
+      strides[i - 2] = strides[i - 1] * std::max<std::int64_t>(sizes[i - 1], 1);
+    }
+    std::int32_t device_type = 0;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+    AtenTensorHandle made = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()), sizes.data(),
+                                                    strides.data(), shim_dtype(dtype), device_type,
+                                                    like.get_device_index(), &made));
+    return Tensor(made);
+  };
   return allocated(allocate, like, sizes, dtype);
 }
 
@@ -156,9 +190,24 @@ inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
   return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
 }
 
-inline Tensor matrix(const Tensor& tensor, std::int64_t rows, std::int64_t columns) {
-  const std::array<std::int64_t, 2> sizes = {rows, columns};
-  return torch::stable::reshape(tensor, sizes);
+// The same storage from the same element on, seen as a matrix.
+inline Tensor seen_as(const Tensor& tensor, const std::array<std::int64_t, 2>& sizes,
+                      const std::array<std::int64_t, 2>& strides) {
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), 2, sizes.data(), strides.data(), 0, &made));
+  return Tensor(made);
+}
+
+// A [T, N, C] as [T N, C], without a copy where time steps follow one another as batch rows do.
+inline Tensor matrix(const Tensor& tensor) {
+  const std::int64_t T = tensor.size(0), N = tensor.size(1), C = tensor.size(2);
+  const std::array<std::int64_t, 2> sizes = {T * N, C};
+  if (T > 1 && N > 1 && tensor.stride(0) != N * tensor.stride(1)) return torch::stable::reshape(tensor, sizes);
+  return seen_as(tensor, sizes, {tensor.stride(N > 1 ? 1 : 0), tensor.stride(2)});
+}
+
+inline Tensor transposed(const Tensor& matrix) {
+  return seen_as(matrix, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
 }
 
 inline Tensor steps(const Tensor& tensor, std::int64_t first, std::int64_t count) {

@@ -143,7 +143,7 @@ void run_plans(const Sizes& sizes) {
       for (const bool resident : {false, true}) {
         const int stages = std::min(slices, resident ? 2 : 3);
         for (const int blocks : {1, 3}) {
-          trial.run({true, wide, batch_rows, stages, resident, blocks});
+          trial.run({wide, batch_rows, stages, resident, blocks});
         }
       }
     }
@@ -162,7 +162,7 @@ void run_aligned() {
 
 template <typename Scalar>
 void run_strides() {
-  const ProjectPlan narrow{true, false, 2, 2, true, 2};
+  const ProjectPlan narrow{false, 2, 2, true, 2};
   const int packet = 16 / static_cast<int>(sizeof(Scalar));
   for (const std::int64_t C : {1, 3, 66, 100, 140}) {
     ProjectPlan plan = narrow;
@@ -179,7 +179,7 @@ void run_strides() {
 
 template <typename Scalar>
 void run_options() {
-  const ProjectPlan plan{true, true, 2, 1, true, 3};
+  const ProjectPlan plan{true, 2, 1, true, 3};
   run_plan<Scalar>({150, 3, 20, 40}, plan, {.initial = false});
   run_plan<Scalar>({150, 3, 20, 40}, plan, {.spikes = false});
   run_plan<Scalar>({150, 3, 20, 40}, plan, {.membrane = false});
