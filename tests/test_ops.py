@@ -224,9 +224,10 @@ def test_tf32_follows_the_switch_of_rnns(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_cuda
-@pytest.mark.parametrize("plan", ["lane", "split"])
+@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
 def test_a_cuda_graph_replays_forward_and_backward(plan: str) -> None:
-    problem = draw(300, 2, 8, 64, dtype=torch.float32).to(torch.float32, "cuda")
+    dtype = torch.bfloat16 if plan == "fused" else torch.float32
+    problem = draw(300, 2, 8, 64, dtype=dtype).to(dtype, "cuda")
 
     def step() -> tuple[Tensor, Tensor]:
         spikes = leakypar.leaky_parallel(**problem.arguments(), plan=plan)
@@ -249,9 +250,10 @@ def test_a_cuda_graph_replays_forward_and_backward(plan: str) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("plan", ["lane", "split"])
+@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
 def test_the_current_stream_is_used(plan: str) -> None:
-    problem = draw(300, 2, 8, 64, dtype=torch.float32).to(torch.float32, "cuda")
+    dtype = torch.bfloat16 if plan == "fused" else torch.float32
+    problem = draw(300, 2, 8, 64, dtype=dtype).to(dtype, "cuda")
     expected = leakypar.leaky_parallel(**problem.arguments(), plan=plan)
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
