@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--shape", type=parse_shape, required=True)
     parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
-    parser.add_argument("--plan", choices=("auto", "lane", "split"), default="auto")
+    parser.add_argument("--plan", choices=("auto", "lane", "split", "fused"), default="auto")
     options = parser.parse_args(arguments)
 
     set_tf32(True)
