@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tf32=options.tf32,
         learn_decay=options.learn_decay,
         rounds=options.rounds or (10 if brief else 30),
-        case_seconds=options.case_seconds or (3.0 if brief else 10.0),
+        case_seconds=options.case_seconds or (2.0 if brief else 8.0),
         call_limit=options.call_limit or (1.0 if brief else 4.0),
         time_limit=options.time_limit,
     )
@@ -124,9 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--inputs", type=names(INPUTS), metavar="NAMES", help="default: spikes,normal")
     add("--implementations", metavar="NAMES", help=IMPLEMENTATIONS_HELP)
     add("--rounds", type=positive(int), help="timed calls of each implementation; default: 30")
-    add("--quick", action="store_true", help=f"{', '.join(QUICK)} on spikes, 10 rounds, 3 seconds a case")
+    add("--quick", action="store_true", help=f"{', '.join(QUICK)} on spikes, 10 rounds, 2 seconds a case")
     add("--call-limit", type=positive(float), metavar="SECONDS", help="drop what takes longer for a call; default: 4")
-    add("--case-seconds", type=positive(float), metavar="SECONDS", help="fewer rounds than take longer; default: 10")
+    add("--case-seconds", type=positive(float), metavar="SECONDS", help="fewer rounds than take longer; default: 8")
     add("--time-limit", type=positive(float), metavar="SECONDS", default=float("inf"), help="start no case after this")
     add("--threads", type=positive(int), help="CPU threads; default: torch's own choice")
     add("--learn-decay", action="store_true", help="also train the decay, which snntorch does not by default")

@@ -20,13 +20,15 @@ from benchmarks.check import Errors, Reference, WrongResultError, compare, compu
 from benchmarks.environment import Environment
 from benchmarks.feasible import Limits, estimate_seconds, memory_lack
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer
-from benchmarks.memory import SOURCES, peak_bytes
+from benchmarks.memory import NOT_MEASURED, SOURCES, peak_bytes
 from benchmarks.problem import DTYPES, SPIKE_RATE, InputSet, Problem, make_problem
 from benchmarks.results import Row
 from benchmarks.shapes import Shape
 from benchmarks.timing import Clock, Reading, clock_for, summarize
 
 FEWEST_ROUNDS = 3
+WARM_SECONDS = 0.5
+MOST_PROFILED_STEPS = 8192
 # What a library or an implementation raises when it cannot do what it was asked to; a defect in the suite itself
 # (an attribute or key that is not there) goes through.
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
@@ -52,7 +54,7 @@ class Settings:
     tf32: bool = True
     learn_decay: bool = False
     rounds: int = 30
-    case_seconds: float = 10.0
+    case_seconds: float = 8.0
     call_limit: float = 4.0
     time_limit: float = math.inf
 
@@ -64,7 +66,8 @@ class Candidate:
     implementation: Implementation
     layer: Layer
     errors: Errors | None = None
-    peak: int = 0
+    peak: int | None = None
+    seconds: float = 0.0  # of its second call, for the caller
     rounds: int = FEWEST_ROUNDS
     readings: list[Reading] = field(default_factory=list)
     error: str = ""
@@ -171,8 +174,9 @@ class Case:
             if reason is not None:
                 return self._row(implementation, results.SKIPPED, reason)
             self._clear(candidate.layer, problem)
-            candidate.peak = peak_bytes(lambda: self._call(candidate.layer, problem.sets[0]), problem.device)
-            self._clear(candidate.layer, problem)
+            if not self._walks_too_far(implementation):
+                candidate.peak = peak_bytes(lambda: self._call(candidate.layer, problem.sets[0]), problem.device)
+                self._clear(candidate.layer, problem)
         except WrongResultError as error:
             return self._row(implementation, results.REFUSED, str(error))
         except torch.OutOfMemoryError:
@@ -192,15 +196,21 @@ class Case:
         reason = self.limits.check(*case, seconds)
         return None if reason is None else f"an estimated {reason}"
 
+    def _walks_too_far(self, implementation: Implementation) -> bool:
+        """On a CPU the profiler records every operation, and a walk of many steps takes it many times the walk."""
+        return self.settings.device.type == "cpu" and implementation.step_by_step and self.shape.T > MOST_PROFILED_STEPS
+
     def _time_limit_passed(self, candidate: Candidate, problem: Problem) -> str | None:
         """Times a call, and if it passes the limit another: one may have been held up."""
         clock = clock_for(problem.device)
-        seconds = math.inf
+        candidate.seconds = math.inf
         for _ in range(2):
-            if seconds > self.settings.call_limit:
+            if candidate.seconds > self.settings.call_limit:
                 self._clear(candidate.layer, problem)
-                seconds = min(seconds, clock.time(lambda: self._call(candidate.layer, problem.sets[0])).wall)
-        return self.limits.check(candidate.implementation.label, self.dtype, self.pass_, self.shape, seconds)
+                reading = clock.time(lambda: self._call(candidate.layer, problem.sets[0]))
+                candidate.seconds = min(candidate.seconds, reading.wall)
+        label = candidate.implementation.label
+        return self.limits.check(label, self.dtype, self.pass_, self.shape, candidate.seconds)
 
     def _check(self, candidate: Candidate, spikes: Tensor, problem: Problem, expected: Reference) -> Errors:
         gradients = {}
@@ -242,16 +252,19 @@ class Case:
                 gc.enable()
 
     def _warm_up(self, candidates: Sequence[Candidate], problem: Problem, clock: Clock) -> None:
-        """Calls every candidate on every input set or for a second, and gives it the rounds there is time for."""
+        """Calls every candidate on every input set or for a second, and gives it the rounds there is time for.
+
+        One whose call takes half a second is warm from the calls before.
+        """
         for candidate in candidates:
-            readings = 0
-            start = time.perf_counter()
-            for inputs in problem.sets:
-                self._time_one(candidate, inputs, problem, clock)
-                readings += 1
-                if time.perf_counter() - start > 1.0:
-                    break
-            seconds = (time.perf_counter() - start) / readings
+            seconds = candidate.seconds
+            if seconds < WARM_SECONDS:
+                start = time.perf_counter()
+                for count, inputs in enumerate(problem.sets, start=1):
+                    self._time_one(candidate, inputs, problem, clock)
+                    seconds = (time.perf_counter() - start) / count
+                    if seconds * count > 1.0:
+                        break
             affordable = int(self.settings.case_seconds / len(candidates) / seconds)
             candidate.rounds = max(FEWEST_ROUNDS, min(self.settings.rounds, affordable))
             candidate.readings.clear()
@@ -305,7 +318,7 @@ class Case:
             least_us=device.least,
             wall_us=wall.median,
             peak_bytes=candidate.peak,
-            peak_source=SOURCES[problem.device.type],
+            peak_source=NOT_MEASURED if candidate.peak is None else SOURCES[problem.device.type],
             spike_mismatch=candidate.errors.spikes if candidate.errors else None,
             gradient_error=candidate.errors.gradient if candidate.errors else None,
             bound_us=bound,

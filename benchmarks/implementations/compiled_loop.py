@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from typing import Any
 
 import torch
@@ -31,8 +32,9 @@ class CompiledLoopLayer(Layer):
         )
         self.decay.requires_grad_(problem.learn_decay)
         self._chunk_steps = CHUNK_STEPS[problem.device.type]
-        # On a CPU it would say, at every compilation, that there is no Triton.
+        # At every compilation it would say that there is no Triton on a CPU, and that a chunk of x is not a leaf.
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
         self._chunk = torch.compile(_chunk, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
