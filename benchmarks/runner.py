@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import math
 import sys
 import time
@@ -32,6 +33,8 @@ MOST_PROFILED_STEPS = 8192
 # What a library or an implementation raises when it cannot do what it was asked to; a defect in the suite itself
 # (an attribute or key that is not there) goes through.
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
+# Where the errors of torch.compile are defined: what it cannot do on a device is no wrong result of ours to report.
+COMPILERS = ("torch._dynamo", "torch._inductor")
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,8 @@ class Case:
             torch.cuda.empty_cache()
             return self._row(implementation, results.SKIPPED, "out of memory")
         except REFUSALS as error:
+            if type(error).__module__.startswith(COMPILERS):
+                return self._row(implementation, results.SKIPPED, f"torch cannot compile it: {error}")
             return self._row(implementation, results.FAILED, f"{type(error).__name__}: {error}")
         return candidate
 
@@ -234,6 +239,7 @@ class Case:
 
         One with fewer rounds than the others takes part in some of them, spread evenly over all.
         """
+        turns = itertools.cycle(problem.sets)
         clock = clock_for(problem.device)
         self._warm_up(candidates, problem, clock)
         rounds = max((candidate.rounds for candidate in candidates), default=0)
@@ -245,8 +251,7 @@ class Case:
                     candidate = candidates[(round_ + index) % len(candidates)]
                     if (round_ + 1) * candidate.rounds // rounds == round_ * candidate.rounds // rounds:
                         continue
-                    inputs = problem.sets[(round_ * len(candidates) + index) % len(problem.sets)]
-                    self._time_one(candidate, inputs, problem, clock)
+                    self._time_one(candidate, next(turns), problem, clock)
         finally:
             if enabled:
                 gc.enable()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import results
-from benchmarks.implementations import all_implementations, associative_scan, compiled_loop, spikingjelly_lif
+from benchmarks.implementations import Layer, all_implementations, associative_scan, compiled_loop, spikingjelly_lif
 from benchmarks.implementations.associative_scan import AssociativeScan
 from benchmarks.implementations.compiled_loop import CompiledLoop
 from benchmarks.implementations.leakypar_layer import Fused
@@ -17,7 +17,7 @@ from benchmarks.implementations.snntorch_leaky import SnntorchLeaky
 from benchmarks.implementations.snntorch_linear_leaky import SnntorchLinearLeaky
 from benchmarks.implementations.snntorch_parallel import SnntorchParallel
 from benchmarks.implementations.spikingjelly_lif import Spikingjelly
-from benchmarks.problem import THRESHOLD, make_problem
+from benchmarks.problem import THRESHOLD, Problem, make_problem
 from tests.benchmark_cases import CPU, TINY, run_case
 
 
@@ -126,6 +126,15 @@ def test_recomputing_is_timed_in_training_only() -> None:
     fused.plan = "recompute"
     assert run_case(fused, pass_="forward") == []
     assert len(run_case(fused)) == 1
+
+
+def test_what_torch_cannot_compile_is_skipped() -> None:
+    class Uncompilable(AssociativeScan):
+        def build(self, problem: Problem) -> Layer:
+            raise torch._dynamo.exc.TorchDynamoException("no scan over this dimension")
+
+    (row,) = run_case(Uncompilable())
+    assert (row.status, row.note) == (results.SKIPPED, "torch cannot compile it: no scan over this dimension")
 
 
 def test_a_torch_without_the_scan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

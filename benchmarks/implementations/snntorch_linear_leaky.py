@@ -41,6 +41,8 @@ class LinearLeakyLayer(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.layer(x)[0]
+        # It keeps both until the next call, which would find them held already when its memory is measured.
+        self.layer.spk = self.layer.mem = None
         return spikes.to(x.dtype)
 
     def gradients(self) -> dict[str, Tensor]:
