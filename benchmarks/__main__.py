@@ -152,7 +152,9 @@ def _select(parser: argparse.ArgumentParser, text: str | None, device: torch.dev
 def _default_shapes(options: argparse.Namespace) -> list[Shape]:
     if options.growth is None:
         return [SHAPES[name] for name in (QUICK if options.quick else SHAPES)]
-    return [shape for size, family in GROWTH.items() if options.growth in (size, "all") for shape in family]
+    chosen = [shape for size, family in GROWTH.items() if options.growth in (size, "all") for shape in family]
+    # The smallest first: a run that is cut short lacks the largest of each family, and none a whole family.
+    return sorted(chosen, key=lambda shape: shape.rows * shape.C * shape.H)
 
 
 def _suffix(options: argparse.Namespace) -> str:

@@ -30,6 +30,7 @@ from benchmarks.timing import Clock, Reading, clock_for, summarize
 FEWEST_ROUNDS = 3
 WARM_SECONDS = 0.5
 MOST_PROFILED_STEPS = 8192
+OUT_OF_TIME = "the run's time limit was reached"
 # What a library or an implementation raises when it cannot do what it was asked to; a defect in the suite itself
 # (an attribute or key that is not there) goes through.
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
@@ -45,7 +46,7 @@ class Settings:
         rounds: Timed calls of each implementation in a case, fewer where those of all would take longer than
             ``case_seconds``.
         call_limit: Seconds; an implementation is skipped where one call takes longer, and in every larger case.
-        time_limit: Seconds for the whole run; cases that would start after it are skipped.
+        time_limit: Seconds for the whole run; what would start after it is skipped.
     """
 
     device: torch.device
@@ -97,9 +98,9 @@ def run(
             for dtype in settings.dtypes:
                 for pass_ in settings.passes:
                     advance(f"{shape.name} {dtype} {kind} {pass_}")
-                    case = Case(settings, environment, shape, dtype, kind, pass_, ceilings[dtype], limits)
+                    case = Case(settings, environment, shape, dtype, kind, pass_, ceilings[dtype], limits, deadline)
                     if time.monotonic() > deadline:
-                        yield case.rows_skipped("the run's time limit was reached")
+                        yield case.rows_skipped(OUT_OF_TIME)
                     else:
                         yield case.run()
 
@@ -116,6 +117,7 @@ class Case:
     pass_: str
     ceilings: Ceilings
     limits: Limits
+    deadline: float = math.inf  # of time.monotonic(); nothing more is prepared after it
 
     @property
     def implementations(self) -> list[Implementation]:
@@ -159,6 +161,8 @@ class Case:
     def _prepare(self, implementation: Implementation, problem: Problem, expected: Reference) -> Candidate | Row:
         """Builds an implementation, checks it and measures its memory; or the row that says why not."""
         lack = implementation.unavailable(problem.device) or implementation.unsuited(problem)
+        if time.monotonic() > self.deadline:
+            lack = OUT_OF_TIME
         if lack is not None:
             return self._row(implementation, results.SKIPPED, lack)
         try:

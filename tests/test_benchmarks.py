@@ -30,7 +30,7 @@ from benchmarks.runner import Case
 from benchmarks.shapes import GROWTH, SHAPES, Shape, parse_shape, parse_shapes
 from benchmarks.show import microseconds
 from benchmarks.timing import HostClock, Reading, summarize
-from tests.benchmark_cases import CPU, TINY, all_for_the_cpu, make_row, run_case, settings
+from tests.benchmark_cases import CPU, SPEED, TINY, all_for_the_cpu, make_row, run_case, settings
 
 
 @pytest.fixture(autouse=True)
@@ -388,6 +388,13 @@ def test_fast_implementations_have_more_rounds_than_slow_ones() -> None:
 def test_cases_after_the_time_limit_are_skipped() -> None:
     (rows,) = runner.run(settings(RNN(), time_limit=0.0), describe(CPU))
     assert [(row.status, row.note) for row in rows] == [(results.SKIPPED, "the run's time limit was reached")]
+
+
+def test_what_is_left_of_a_case_after_the_time_limit_is_skipped() -> None:
+    case = Case(
+        settings(RNN(), Linear()), describe(CPU), TINY, "float32", "spikes", "forward", SPEED, Limits(60.0), 0.0
+    )
+    assert [(row.status, row.note) for row in case.run()] == [(results.SKIPPED, runner.OUT_OF_TIME)] * 2
 
 
 # Files
