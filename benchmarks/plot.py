@@ -259,7 +259,8 @@ def _finish(image: Any, panels: dict[tuple[str, str], Any], title: str, first: R
             found.setdefault(label, handle)
     image.legend(found.values(), found, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     heading = f"{title[0].upper()}{title[1:]}; hollow: a near relative of the layer"
-    machine = f"{first.device}, {first.threads} thread{'s' * (first.threads != 1)}, torch {first.torch}, leakypar {first.leakypar}"
+    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
+    machine = f"{first.device}, {threads}, torch {first.torch}, leakypar {first.leakypar}"
     image.suptitle(f"{heading}\n{machine}", fontsize=10, x=0.01, ha="left")
     image.savefig(path, dpi=130)
     plt.close(image)
