@@ -5,6 +5,7 @@
 #   TORCH        what pip installs where there is no torch yet, such as torch==2.13.0                [torch]
 #   INSTALL=no   take the environment as it is: install nothing, build nothing
 #   TESTS        the tests to run                                                                  [tests]
+#   OLD, NEW     the CSV files that bench-check compares                    [benchmarks/results/cpu.csv and the quick run]
 #   PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, GPU_ARGS   arguments passed on
 
 SHELL := /bin/bash
@@ -17,6 +18,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 TORCH ?= torch
 TESTS ?= tests
+OLD ?= benchmarks/results/cpu.csv
+NEW ?= benchmarks/results/cpu-quick.csv
 ifneq ($(VIRTUAL_ENV),)
 VENV ?= $(or $(shell "$(VIRTUAL_ENV)/bin/python" -c \
   "from importlib.util import find_spec; find_spec('torch') and print('$(VIRTUAL_ENV)')"),.venv)
@@ -48,8 +51,24 @@ test: $(call needs,test) ## Run every test
 	$(bin)/pytest $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(call needs,bench) ## Measure against nn.RNN and nn.Linear, as a table and a CSV
+bench: $(call needs,bench) ## Measure against every rival that is installed, as a table and a CSV
 	$(python) -m benchmarks $(BENCH_ARGS)
+
+.PHONY: bench-growth
+bench-growth: $(call needs,bench) ## Measure how cost grows with time steps and with neurons
+	$(python) -m benchmarks --growth $(BENCH_ARGS)
+
+.PHONY: bench-check
+bench-check: $(call needs,bench) ## Compare two runs, OLD and NEW; fail where something got slower
+	$(python) -m benchmarks.compare $(OLD) $(NEW)
+
+.PHONY: plots
+plots: $(call needs,bench) ## Draw the results in benchmarks/results/
+	$(python) -m benchmarks.plot
+
+.PHONY: rivals
+rivals: $(call needs,bench) ## Install spikingjelly for the benchmarks, leaving torch as it is
+	$(pip) install --no-deps --requirement benchmarks/requirements-no-deps.txt
 
 .PHONY: bench-cpu
 bench-cpu: $(call needs,bench) ## Measure the fused kernels on this CPU, and rewrite the tables of docs/cpu.md

@@ -18,11 +18,12 @@ from benchmarks.implementations import Implementation, all_implementations
 from benchmarks.problem import DTYPES, INPUTS
 from benchmarks.results import FAILED, REFUSED, Row, Writer
 from benchmarks.runner import Settings, run
-from benchmarks.shapes import QUICK, SHAPES, Shape, parse_shape
+from benchmarks.shapes import GROWTH, QUICK, SHAPES, Shape, parse_shapes
 from benchmarks.show import show
 
 RESULTS = ROOT / "benchmarks" / "results"
 BUSY = 0.5  # of the processors
+SHAPES_HELP = f"{','.join(SHAPES)}, growth-T, growth-H, or sizes as TxNxCxH"
 IMPLEMENTATIONS_HELP = "such as 'nn.RNN,leakypar fused (lane)'; default: all but 'leakypar rnn'"
 
 
@@ -40,18 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     set_tf32(options.tf32)
+    brief = options.quick or options.growth is not None
     settings = Settings(
         device=device,
-        shapes=options.shapes or [SHAPES[name] for name in (QUICK if options.quick else SHAPES)],
-        dtypes=options.dtype or ["float32", "bfloat16"],
+        shapes=options.shapes or _default_shapes(options),
+        dtypes=options.dtype or (["float32"] if options.growth else ["float32", "bfloat16"]),
         passes=options.passes or list(PASSES),
-        inputs=options.inputs or (["spikes"] if options.quick else list(INPUTS)),
+        inputs=options.inputs or (["spikes"] if options.quick or options.growth else list(INPUTS)),
         implementations=_select(parser, options.implementations, device),
         tf32=options.tf32,
         learn_decay=options.learn_decay,
-        rounds=options.rounds or (10 if options.quick else 30),
-        case_seconds=options.case_seconds or (5.0 if options.quick else 20.0),
-        call_limit=options.call_limit or (3.0 if options.quick else 10.0),
+        rounds=options.rounds or (10 if brief else 30),
+        case_seconds=options.case_seconds or (2.0 if brief else 8.0),
+        call_limit=options.call_limit or (1.0 if brief else 4.0),
         time_limit=options.time_limit,
     )
     output = options.output or RESULTS / f"{stable_name(device)}{_suffix(options)}.csv"
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def shapes(text: str) -> list[Shape]:
         try:
-            return [parse_shape(name) for name in text.split(",")]
+            return parse_shapes(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -116,16 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", type=names(list(DTYPES)), metavar="NAMES", help="default: float32,bfloat16")
-    add("--shapes", type=shapes, metavar="NAMES", help=f"of {','.join(SHAPES)}, or sizes as TxNxCxH; default: all")
+    add("--shapes", type=shapes, metavar="NAMES", help=f"of {SHAPES_HELP}; default: all that have a name")
+    add("--growth", nargs="?", const="all", choices=("all", *GROWTH), help="how cost grows with T, with H, or both")
     add("--passes", type=names(PASSES), metavar="NAMES", help="default: forward,training")
     add("--inputs", type=names(INPUTS), metavar="NAMES", help="default: spikes,normal")
     add("--implementations", metavar="NAMES", help=IMPLEMENTATIONS_HELP)
     add("--rounds", type=positive(int), help="timed calls of each implementation; default: 30")
-    add("--quick", action="store_true", help=f"{', '.join(QUICK)} on spikes, 10 rounds, 5 seconds a case")
-    add(
-        "--call-limit", type=positive(float), metavar="SECONDS", help="skip a case whose calls take longer; default: 10"
-    )
-    add("--case-seconds", type=positive(float), metavar="SECONDS", help="fewer rounds than take longer; default: 20")
+    add("--quick", action="store_true", help=f"{', '.join(QUICK)} on spikes, 10 rounds, 2 seconds a case")
+    add("--call-limit", type=positive(float), metavar="SECONDS", help="drop what takes longer for a call; default: 4")
+    add("--case-seconds", type=positive(float), metavar="SECONDS", help="fewer rounds than take longer; default: 8")
     add("--time-limit", type=positive(float), metavar="SECONDS", default=float("inf"), help="start no case after this")
     add("--threads", type=positive(int), help="CPU threads; default: torch's own choice")
     add("--learn-decay", action="store_true", help="also train the decay, which snntorch does not by default")
@@ -148,12 +149,23 @@ def _select(parser: argparse.ArgumentParser, text: str | None, device: torch.dev
     return [implementation for implementation in known if {implementation.name, implementation.label} & set(wanted)]
 
 
+def _default_shapes(options: argparse.Namespace) -> list[Shape]:
+    if options.growth is None:
+        return [SHAPES[name] for name in (QUICK if options.quick else SHAPES)]
+    chosen = [shape for size, family in GROWTH.items() if options.growth in (size, "all") for shape in family]
+    # The smallest first: a run that is cut short lacks the largest of each family, and none a whole family.
+    return sorted(chosen, key=lambda shape: shape.rows * shape.C * shape.H)
+
+
 def _suffix(options: argparse.Namespace) -> str:
     """Keeps a run of less than everything from overwriting the results that the README's tables are made of."""
     if options.quick:
         return "-quick"
     chosen = (options.shapes, options.dtype, options.passes, options.inputs, options.implementations)
-    return "-partial" if any(choice is not None for choice in chosen) or options.learn_decay else ""
+    partial = any(choice is not None for choice in chosen) or options.learn_decay
+    if options.growth is not None:
+        return "-growth-partial" if partial or options.growth != "all" else "-growth"
+    return "-partial" if partial else ""
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def compute_reference(problem: Problem, inputs: InputSet, *, training: bool) -> 
     Raises:
         ValueError: If the neurons are almost all silent or almost all firing, so that spikes would prove nothing.
     """
-    parameters = {name: value.double() for name, value in vars(problem.parameters).items()}
+    # Detached: a tensor that is float64 already would be the problem's own.
+    parameters = {name: value.detach().double() for name, value in vars(problem.parameters).items()}
     leaves = {"x": inputs.x.detach().double(), **parameters}
     for leaf in leaves.values():
         leaf.requires_grad_(training)

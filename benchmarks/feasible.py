@@ -1,4 +1,4 @@
-"""Whether a case fits a machine, asked before it is made."""
+"""Whether a case fits a machine, and an implementation its time, asked before they are tried."""
 
 from __future__ import annotations
 
@@ -7,40 +7,62 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.implementations.rnn import RNN
+from benchmarks.implementations import Implementation
 from benchmarks.problem import DTYPES, make_problem, set_bytes, set_count
 from benchmarks.shapes import Shape
 from benchmarks.timing import clock_for
 
 USABLE_MEMORY = 0.8
-PROBED_STEPS = 8
-PROBES = 5
+# A probe's share of all steps, and the fewest: what a call takes once is then little beside what its steps take.
+PROBED_SHARE = 1 / 32
+FEWEST_PROBED_STEPS = 16
+PROBES = 3
 
 
-def unfit(shape: Shape, dtype: str, pass_: str, device: torch.device, *, call_limit: float) -> str | None:
-    """Says why a case does not fit, or None when it does.
+class Limits:
+    """The call limit, and the cases in which an implementation has passed it: it is not tried in larger ones.
 
     Args:
-        shape: The sizes.
-        dtype: A name of :data:`~benchmarks.problem.DTYPES`.
-        pass_: ``"forward"`` or ``"training"``.
-        device: Where it would run.
-        call_limit: The most seconds that one call may take.
+        seconds: The most that one call may take.
     """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._passed: dict[tuple[str, str, str], list[tuple[Shape, str]]] = {}
+
+    def check(self, label: str, dtype: str, pass_: str, shape: Shape, seconds: float) -> str | None:
+        """Says that a call of ``seconds`` is over the limit, and remembers it; None when it is within."""
+        if seconds <= self._seconds:
+            return None
+        reason = f"{seconds:.3g} s a call, over the limit of {self._seconds:g} s"
+        self._passed.setdefault((label, dtype, pass_), []).append((shape, reason))
+        return reason
+
+    def known(self, label: str, dtype: str, pass_: str, shape: Shape) -> str | None:
+        """Says in which smaller case the limit was passed, or None. A training step contains the forward pass."""
+        passes = ("forward",) if pass_ == "forward" else ("forward", "training")
+        for name in passes:
+            for smaller, reason in self._passed.get((label, dtype, name), ()):
+                if smaller.T <= shape.T and smaller.N <= shape.N and smaller.C <= shape.C and smaller.H <= shape.H:
+                    return f"{reason}, at {smaller.name}, {name}"
+        return None
+
+
+def memory_lack(shape: Shape, dtype: str, pass_: str, device: torch.device) -> str | None:
+    """Says by how much a case's memory is too much for the device, or None when it fits."""
     need, available = memory_estimate(shape, dtype, pass_), available_memory(device)
-    if need > USABLE_MEMORY * available:
-        return f"needs an estimated {need / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB free"
-    seconds = seconds_estimate(shape, dtype, pass_, device)
-    if seconds > call_limit:
-        return f"an estimated {seconds:.1f} s a call for nn.RNN, over the limit of {call_limit:g} s"
-    return None
+    if need <= USABLE_MEMORY * available:
+        return None
+    return f"needs an estimated {need / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB free"
 
 
-def seconds_estimate(shape: Shape, dtype: str, pass_: str, device: torch.device) -> float:
-    """Seconds that a call of nn.RNN, the slowest, takes: a few time steps are timed. Its cost is linear in them."""
-    steps = min(shape.T, PROBED_STEPS)
+def estimate_seconds(
+    implementation: Implementation, shape: Shape, dtype: str, pass_: str, device: torch.device
+) -> float:
+    """Seconds that a call takes, from a few time steps, of an implementation whose cost is linear in them."""
+    steps = min(shape.T, max(FEWEST_PROBED_STEPS, round(shape.T * PROBED_SHARE)))
     problem = make_problem(dataclasses.replace(shape, T=steps), dtype, "spikes", device)
-    layer, inputs = RNN().build(problem), problem.sets[0]
+    layer, inputs = implementation.build(problem), problem.sets[0]
 
     def call() -> None:
         if pass_ == "training":
@@ -50,7 +72,7 @@ def seconds_estimate(shape: Shape, dtype: str, pass_: str, device: torch.device)
                 layer(inputs.x)
 
     clock = clock_for(device)
-    return min(clock.time(call).device for _ in range(PROBES)) * shape.T / steps
+    return min(clock.time(call).wall for _ in range(PROBES)) * shape.T / steps
 
 
 def memory_estimate(shape: Shape, dtype: str, pass_: str) -> int:

@@ -31,6 +31,8 @@ OURS = ("--kernel-regex", "kns=leakypar")
 SANITIZERS = {"memcheck": (), "racecheck": OURS, "synccheck": OURS, "initcheck": ()}
 # Many channels, which the lane scan takes, and few channels over a long time, which are split.
 PROFILED = (("speech", "lane"), ("streaming", "split"))
+# Rivals that need no compiler at every shape: the others would take the time of all.
+TIMED = "nn.RNN,nn.Linear,leakypar fused,snntorch LeakyParallel,spikingjelly"
 NCU_SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy", "WarpStateStats")
 
 PROBE = """
@@ -135,6 +137,7 @@ def plan_steps(gpu: Gpu, out: Path, *, environment: Mapping[str, str] | None = N
 
     def benchmark(name: str, limit: float, stem: str, *options: str) -> Step:
         command = [python, "-m", "benchmarks", "--device", "cuda", "--output", str(out / f"{stem}.csv")]
+        command += ["--implementations", TIMED]
         return Step(name, [*command, "--time-limit", SECONDS, *options], limit)
 
     return [

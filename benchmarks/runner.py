@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +19,23 @@ from benchmarks.bounds import Ceilings, bound_seconds
 from benchmarks.ceilings import measure_ceilings
 from benchmarks.check import Errors, Reference, WrongResultError, compare, compute_reference, tolerance_for
 from benchmarks.environment import Environment
-from benchmarks.feasible import unfit
+from benchmarks.feasible import Limits, estimate_seconds, memory_lack
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer
-from benchmarks.memory import SOURCES, peak_bytes
+from benchmarks.memory import NOT_MEASURED, SOURCES, peak_bytes
 from benchmarks.problem import DTYPES, SPIKE_RATE, InputSet, Problem, make_problem
 from benchmarks.results import Row
 from benchmarks.shapes import Shape
 from benchmarks.timing import Clock, Reading, clock_for, summarize
 
 FEWEST_ROUNDS = 3
+WARM_SECONDS = 0.5
+MOST_PROFILED_STEPS = 8192
+OUT_OF_TIME = "the run's time limit was reached"
 # What a library or an implementation raises when it cannot do what it was asked to; a defect in the suite itself
 # (an attribute or key that is not there) goes through.
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
+# Where the errors of torch.compile are defined: what it cannot do on a device is no wrong result of ours to report.
+COMPILERS = ("torch._dynamo", "torch._inductor")
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,10 @@ class Settings:
     """What to run.
 
     Attributes:
-        rounds: Timed rounds for each case, fewer where they would take longer than ``case_seconds``.
-        call_limit: Seconds; a case is skipped when one call of nn.RNN would take longer.
-        time_limit: Seconds for the whole run; cases that would start after it are skipped.
+        rounds: Timed calls of each implementation in a case, fewer where those of all would take longer than
+            ``case_seconds``.
+        call_limit: Seconds; an implementation is skipped where one call takes longer, and in every larger case.
+        time_limit: Seconds for the whole run; what would start after it is skipped.
     """
 
     device: torch.device
@@ -50,8 +58,8 @@ class Settings:
     tf32: bool = True
     learn_decay: bool = False
     rounds: int = 30
-    case_seconds: float = 20.0
-    call_limit: float = 10.0
+    case_seconds: float = 8.0
+    call_limit: float = 4.0
     time_limit: float = math.inf
 
 
@@ -62,7 +70,9 @@ class Candidate:
     implementation: Implementation
     layer: Layer
     errors: Errors | None = None
-    peak: int = 0
+    peak: int | None = None
+    seconds: float = 0.0  # of its second call, for the caller
+    rounds: int = FEWEST_ROUNDS
     readings: list[Reading] = field(default_factory=list)
     error: str = ""
 
@@ -82,21 +92,22 @@ def run(
     """
     deadline = time.monotonic() + settings.time_limit
     ceilings = {dtype: measure_ceilings(settings.device, dtype) for dtype in settings.dtypes}
+    limits = Limits(settings.call_limit)
     for kind in settings.inputs:  # the outermost, so that a run which is cut short has every shape on one input
         for shape in settings.shapes:
             for dtype in settings.dtypes:
                 for pass_ in settings.passes:
                     advance(f"{shape.name} {dtype} {kind} {pass_}")
-                    case = Case(settings, environment, shape, dtype, kind, pass_, ceilings[dtype])
+                    case = Case(settings, environment, shape, dtype, kind, pass_, ceilings[dtype], limits, deadline)
                     if time.monotonic() > deadline:
-                        yield case.rows_skipped("the run's time limit was reached")
+                        yield case.rows_skipped(OUT_OF_TIME)
                     else:
                         yield case.run()
 
 
 @dataclass(frozen=True)
 class Case:
-    """One shape, dtype, input and pass, for every implementation."""
+    """One shape, dtype, input and pass, for every implementation that has such a pass."""
 
     settings: Settings
     environment: Environment
@@ -105,12 +116,19 @@ class Case:
     kind: str
     pass_: str
     ceilings: Ceilings
+    limits: Limits
+    deadline: float = math.inf  # of time.monotonic(); nothing more is prepared after it
+
+    @property
+    def implementations(self) -> list[Implementation]:
+        return [found for found in self.settings.implementations if self.pass_ in found.passes]
 
     def run(self) -> list[Row]:
         device = self.settings.device
-        reason = unfit(self.shape, self.dtype, self.pass_, device, call_limit=self.settings.call_limit)
+        reason = memory_lack(self.shape, self.dtype, self.pass_, device)
         if reason is not None:
             return self.rows_skipped(reason)
+        _forget_compiled()
         problem = make_problem(self.shape, self.dtype, self.kind, device, learn_decay=self.settings.learn_decay)
         for inputs in problem.sets:
             inputs.x.requires_grad_(self.pass_ == "training")
@@ -121,7 +139,7 @@ class Case:
 
         rows: dict[str, Row] = {}
         candidates = []
-        for implementation in self.settings.implementations:
+        for implementation in self.implementations:
             outcome = self._prepare(implementation, problem, expected)
             if isinstance(outcome, Row):
                 rows[implementation.label] = outcome
@@ -131,38 +149,77 @@ class Case:
         self._time(candidates, problem)
         for candidate in candidates:
             rows[candidate.implementation.label] = self._row_timed(candidate, problem)
-        ordered = [rows[implementation.label] for implementation in self.settings.implementations]
+        ordered = [rows[implementation.label] for implementation in self.implementations]
         return with_ratios(ordered)
 
     def rows_skipped(self, reason: str) -> list[Row]:
         return self._rows(results.SKIPPED, reason)
 
     def _rows(self, status: str, reason: str) -> list[Row]:
-        return [self._row(implementation, status, reason) for implementation in self.settings.implementations]
+        return [self._row(implementation, status, reason) for implementation in self.implementations]
 
     def _prepare(self, implementation: Implementation, problem: Problem, expected: Reference) -> Candidate | Row:
         """Builds an implementation, checks it and measures its memory; or the row that says why not."""
-        lack = implementation.unavailable(problem.device)
+        lack = implementation.unavailable(problem.device) or implementation.unsuited(problem)
+        if time.monotonic() > self.deadline:
+            lack = OUT_OF_TIME
         if lack is not None:
             return self._row(implementation, results.SKIPPED, lack)
         try:
+            reason = self._too_slow(implementation)
+            if reason is not None:
+                return self._row(implementation, results.SKIPPED, reason)
             candidate = Candidate(implementation, implementation.build(problem))
+            self._clear(candidate.layer, problem)  # of what one that raised has left in the inputs
             # The first call also does what is done once: a kernel's module is loaded, a plan made, a pool filled.
             spikes = self._call(candidate.layer, problem.sets[0])
             if implementation.function == "same":
                 candidate.errors = self._check(candidate, spikes, problem, expected)
             del spikes
             self._clear(candidate.layer, problem)
-            candidate.peak = peak_bytes(lambda: self._call(candidate.layer, problem.sets[0]), problem.device)
+            reason = self._time_limit_passed(candidate, problem)
+            if reason is not None:
+                return self._row(implementation, results.SKIPPED, reason)
             self._clear(candidate.layer, problem)
+            if not self._walks_too_far(implementation):
+                candidate.peak = peak_bytes(lambda: self._call(candidate.layer, problem.sets[0]), problem.device)
+                self._clear(candidate.layer, problem)
         except WrongResultError as error:
             return self._row(implementation, results.REFUSED, str(error))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return self._row(implementation, results.SKIPPED, "out of memory")
         except REFUSALS as error:
+            if type(error).__module__.startswith(COMPILERS):
+                return self._row(implementation, results.SKIPPED, f"torch cannot compile it: {error}")
             return self._row(implementation, results.FAILED, f"{type(error).__name__}: {error}")
         return candidate
+
+    def _too_slow(self, implementation: Implementation) -> str | None:
+        """Whether a call would pass the limit: as one did in a smaller case, or by an estimate from a few steps."""
+        case = implementation.label, self.dtype, self.pass_, self.shape
+        reason = self.limits.known(*case)
+        if reason is not None or not implementation.step_by_step:
+            return reason
+        seconds = estimate_seconds(implementation, self.shape, self.dtype, self.pass_, self.settings.device)
+        reason = self.limits.check(*case, seconds)
+        return None if reason is None else f"an estimated {reason}"
+
+    def _walks_too_far(self, implementation: Implementation) -> bool:
+        """On a CPU the profiler records every operation, and a walk of many steps takes it many times the walk."""
+        return self.settings.device.type == "cpu" and implementation.step_by_step and self.shape.T > MOST_PROFILED_STEPS
+
+    def _time_limit_passed(self, candidate: Candidate, problem: Problem) -> str | None:
+        """Times a call, and if it passes the limit another: one may have been held up."""
+        clock = clock_for(problem.device)
+        candidate.seconds = math.inf
+        for _ in range(2):
+            if candidate.seconds > self.settings.call_limit:
+                self._clear(candidate.layer, problem)
+                reading = clock.time(lambda: self._call(candidate.layer, problem.sets[0]))
+                candidate.seconds = min(candidate.seconds, reading.wall)
+        label = candidate.implementation.label
+        return self.limits.check(label, self.dtype, self.pass_, self.shape, candidate.seconds)
 
     def _check(self, candidate: Candidate, spikes: Tensor, problem: Problem, expected: Reference) -> Errors:
         gradients = {}
@@ -182,36 +239,44 @@ class Case:
         return compare(spikes.detach(), gradients, problem, expected, tolerance)
 
     def _time(self, candidates: Sequence[Candidate], problem: Problem) -> None:
-        """Times the candidates in interleaved rounds (A B C, B C A, ...), each call on another input set."""
+        """Times the candidates in interleaved rounds (A B C, B C A, ...), each call on another input set.
+
+        One with fewer rounds than the others takes part in some of them, spread evenly over all.
+        """
+        turns = itertools.cycle(problem.sets)
         clock = clock_for(problem.device)
-        rounds = self._warm_up(candidates, problem, clock)
+        self._warm_up(candidates, problem, clock)
+        rounds = max((candidate.rounds for candidate in candidates), default=0)
         enabled = gc.isenabled()
         gc.disable()
         try:
             for round_ in range(rounds):
                 for index in range(len(candidates)):
-                    position = (round_ + index) % len(candidates)
-                    inputs = problem.sets[(round_ * len(candidates) + index) % len(problem.sets)]
-                    self._time_one(candidates[position], inputs, problem, clock)
+                    candidate = candidates[(round_ + index) % len(candidates)]
+                    if (round_ + 1) * candidate.rounds // rounds == round_ * candidate.rounds // rounds:
+                        continue
+                    self._time_one(candidate, next(turns), problem, clock)
         finally:
             if enabled:
                 gc.enable()
 
-    def _warm_up(self, candidates: Sequence[Candidate], problem: Problem, clock: Clock) -> int:
-        """Calls every candidate on every input set or for a second, and returns how many rounds there is time for."""
-        seconds = 0.0
+    def _warm_up(self, candidates: Sequence[Candidate], problem: Problem, clock: Clock) -> None:
+        """Calls every candidate on every input set or for a second, and gives it the rounds there is time for.
+
+        One whose call takes half a second is warm from the calls before.
+        """
         for candidate in candidates:
-            readings = 0
-            start = time.perf_counter()
-            for inputs in problem.sets:
-                self._time_one(candidate, inputs, problem, clock)
-                readings += 1
-                if time.perf_counter() - start > 1.0:
-                    break
-            seconds += (time.perf_counter() - start) / readings
+            seconds = candidate.seconds
+            if seconds < WARM_SECONDS:
+                start = time.perf_counter()
+                for count, inputs in enumerate(problem.sets, start=1):
+                    self._time_one(candidate, inputs, problem, clock)
+                    seconds = (time.perf_counter() - start) / count
+                    if seconds * count > 1.0:
+                        break
+            affordable = int(self.settings.case_seconds / len(candidates) / seconds)
+            candidate.rounds = max(FEWEST_ROUNDS, min(self.settings.rounds, affordable))
             candidate.readings.clear()
-        affordable = int(self.settings.case_seconds / seconds) if seconds > 0 else self.settings.rounds
-        return max(FEWEST_ROUNDS, min(self.settings.rounds, affordable))
 
     def _time_one(self, candidate: Candidate, inputs: InputSet, problem: Problem, clock: Clock) -> None:
         if candidate.error:
@@ -262,7 +327,7 @@ class Case:
             least_us=device.least,
             wall_us=wall.median,
             peak_bytes=candidate.peak,
-            peak_source=SOURCES[problem.device.type],
+            peak_source=NOT_MEASURED if candidate.peak is None else SOURCES[problem.device.type],
             spike_mismatch=candidate.errors.spikes if candidate.errors else None,
             gradient_error=candidate.errors.gradient if candidate.errors else None,
             bound_us=bound,
@@ -291,6 +356,12 @@ class Case:
             matrix_rate=self.ceilings.matrix,
             note=" ".join(note.split()),
         )
+
+
+def _forget_compiled() -> None:
+    """Lets a compiled rival start each case anew: dynamo gives up on a function after a few shapes."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:

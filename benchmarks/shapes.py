@@ -43,6 +43,24 @@ SHAPES = {
 QUICK = ("tutorial", "long", "streaming", "onm")
 
 
+# How cost grows with the number of steps and of neurons, everything else being fixed, with names such as ``T=1024``.
+# Few channels over a long time, which only a scan makes parallel; and a batch over a wide layer.
+GROWTH = {
+    "T": tuple(Shape(f"T={T}", T, 4, 128, 128) for T in (1 << power for power in range(5, 17))),
+    "H": tuple(Shape(f"H={H}", 256, 16, 256, H) for H in (1 << power for power in range(5, 13))),
+}
+
+
+def parse_shapes(text: str) -> list[Shape]:
+    """Returns the shapes of a comma-separated list: names, sizes, and ``growth-T`` and ``growth-H`` for a whole family.
+
+    Raises:
+        ValueError: If one of them is none of these.
+    """
+    families = {f"growth-{size}": family for size, family in GROWTH.items()}
+    return [shape for name in text.split(",") for shape in families.get(name) or (parse_shape(name),)]
+
+
 def parse_shape(text: str) -> Shape:
     """Returns the shape of that name, or a shape of one's own.
 
@@ -54,6 +72,9 @@ def parse_shape(text: str) -> Shape:
     """
     if text in SHAPES:
         return SHAPES[text]
+    for shape in (*GROWTH["T"], *GROWTH["H"]):
+        if text == shape.name:
+            return shape
     if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text):
         return Shape(text, *map(int, text.split("x")))
     raise ValueError(f"shape: got {text!r}, expected one of {', '.join(SHAPES)}, or sizes as TxNxCxH")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -17,16 +17,37 @@ from benchmarks.implementations import BASELINE, FLOOR
 from benchmarks.results import OK, SKIPPED, Row, read_rows
 from benchmarks.show import microseconds
 
-OURS = "leakypar fused (auto)"
+OURS_NAME = "leakypar fused"
+OURS = f"{OURS_NAME} (auto)"
 INPUT = "spikes"
+SNNTORCH = "snntorch LeakyParallel"
+HEADS = (
+    "shape (T, N, C, H)",
+    "dtype",
+    "pass",
+    "nn.RNN",
+    "snntorch",
+    "best other",
+    "nn.Linear",
+    "leakypar",
+    "over nn.RNN",
+    "of nn.Linear",
+    "of bound",
+)
 BLOCKS = {"cpu": "cpu", "gpu": "cuda"}
 NOT_MEASURED = "not yet measured"
 
 
-def committed(folder: Path) -> list[Path]:
+def complete(folder: Path) -> list[Path]:
     """The CSV files of complete runs of ``python -m benchmarks``, in a fixed order."""
-    others = ("-quick", "-partial", "-end-to-end")
-    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(others))
+    return sorted(
+        path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial", "-end-to-end"))
+    )
+
+
+def committed(folder: Path) -> list[Path]:
+    """Those of them that are over the named shapes, which the tables are made of."""
+    return [path for path in complete(folder) if not path.stem.endswith("-growth")]
 
 
 def rewrite(text: str, runs: Sequence[Sequence[Row]]) -> str:
@@ -53,9 +74,10 @@ def render(rows: Sequence[Row]) -> str:
         f"{first.device}, {first.threads} threads, torch {first.torch}{cuda}, leakypar {first.leakypar} "
         f"at `{first.commit}`. Input: random spikes at a rate of {_rate(rows)}. Medians.",
         "",
-        "| shape (T, N, C, H) | dtype | pass | nn.RNN | nn.Linear | leakypar | over nn.RNN | of nn.Linear | of bound |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        f"| {' | '.join(HEADS)} |",
+        f"|---|---|---|{'--:|' * (len(HEADS) - 3)}",
     ]
+    relatives: dict[str, str] = {}
     left_out: dict[str, list[str]] = {}
     chosen = [row for row in rows if row.input == INPUT]
     for _, group in groupby(chosen, lambda row: (row.shape, row.dtype, row.pass_)):
@@ -68,11 +90,16 @@ def render(rows: Sequence[Row]) -> str:
             left_out.setdefault(ours.status, []).append(f"{ours.shape} {ours.dtype} {ours.pass_} ({ours.note})")
             continue
         dtype = {"on": f"{ours.dtype} (TF32)"}.get(ours.tf32, ours.dtype)
+        other = _best_other(case)
+        if other is not None and other.function != "same":
+            relatives[other.label] = other.function
         cells = [
             name,
             dtype,
             ours.pass_,
             _time(case.get(BASELINE)),
+            _time(case.get(SNNTORCH)),
+            "" if other is None else f"{_time(other)} {other.label}{'' if other.function == 'same' else '*'}",
             _time(case.get(FLOOR)),
             _time(ours),
             "" if ours.speedup_over_rnn is None else f"{ours.speedup_over_rnn:.2f}×",
@@ -80,6 +107,8 @@ def render(rows: Sequence[Row]) -> str:
             "" if ours.share_of_bound is None else f"{ours.share_of_bound:.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if relatives:
+        lines += ["", f"\\* computes a near relative: {_listed(relatives)}."]
     for status, cases in left_out.items():
         lines += ["", f"{'Not run' if status == SKIPPED else 'Failed'}: {'; '.join(cases)}."]
     return "\n".join(lines)
@@ -104,6 +133,17 @@ def _replace(text: str, block: str, content: str) -> str:
     if text.count(start) != 1 or text.count(end) != 1 or not pattern.search(text):
         raise ValueError(f"readme: expected {start} ... {end} exactly once")
     return pattern.sub(lambda _: f"{start}\n\n{content}\n\n{end}", text)
+
+
+def _best_other(case: Mapping[str, Row]) -> Row | None:
+    """The fastest of the rivals that have no column of their own."""
+    shown = (BASELINE, FLOOR, SNNTORCH)
+    timed = [row for label, row in case.items() if label not in shown and row.implementation != OURS_NAME]
+    return min((row for row in timed if row.median_us), key=lambda row: row.median_us or 0.0, default=None)
+
+
+def _listed(functions: Mapping[str, str]) -> str:
+    return "; ".join(f"{label}: {function}" for label, function in functions.items())
 
 
 def _rate(rows: Iterable[Row]) -> str:

@@ -26,19 +26,18 @@ from benchmarks import __main__ as command_line
 from benchmarks import ceilings, feasible, gpu, memory, once, plot, results, runner, steps, table
 from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels, linear_kernels
 from benchmarks.environment import ROOT, describe, set_tf32
-from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer, all_implementations
+from benchmarks.feasible import Limits
+from benchmarks.implementations import BASELINE, FLOOR, Layer, all_implementations
 from benchmarks.implementations.linear import Linear
 from benchmarks.implementations.rnn import RNN, RNNLayer
 from benchmarks.problem import Problem, make_problem, set_bytes, set_count
 from benchmarks.results import COLUMNS, Row, Writer, read_rows
-from benchmarks.runner import Case, Settings
-from benchmarks.shapes import SHAPES, Shape, parse_shape
+from benchmarks.runner import Case
+from benchmarks.shapes import GROWTH, SHAPES, Shape, parse_shape, parse_shapes
 from benchmarks.show import microseconds
 from benchmarks.timing import HostClock, Reading, summarize
 from leakypar import ops
-
-CPU = torch.device("cpu")
-TINY = Shape("tiny", 40, 4, 24, 16)
+from tests.benchmark_cases import CPU, SPEED, TINY, all_for_the_cpu, make_row, run_case, settings
 
 
 @pytest.fixture(autouse=True)
@@ -49,26 +48,6 @@ def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = switches
-
-
-def settings(*implementations: Implementation, **options: Any) -> Settings:
-    chosen: dict[str, Any] = {
-        "device": CPU,
-        "shapes": [TINY],
-        "dtypes": ["float32"],
-        "passes": ["training"],
-        "inputs": ["spikes"],
-        "implementations": implementations,
-        "rounds": 3,
-    }
-    return Settings(**(chosen | options))
-
-
-def run_case(*implementations: Implementation, pass_: str = "training", **options: Any) -> list[Row]:
-    case = Case(
-        settings(*implementations, **options), describe(CPU), TINY, "float32", "spikes", pass_, Ceilings(1e10, 1e10)
-    )
-    return case.run()
 
 
 # Bounds
@@ -108,6 +87,15 @@ def test_shapes_by_name_and_by_size() -> None:
     for text in ("spech", "2x3x4", "0x3x4x5", "2x3x4x5x6"):
         with pytest.raises(ValueError, match=text):
             parse_shape(text)
+
+
+def test_families_of_growth() -> None:
+    assert [shape.T for shape in parse_shapes("growth-T")] == [2**power for power in range(5, 17)]
+    assert [shape.H for shape in parse_shapes("growth-H")] == [2**power for power in range(5, 13)]
+    assert parse_shapes("onm,growth-H")[1:] == list(GROWTH["H"])
+    assert parse_shape("T=1024").T == 1024
+    with pytest.raises(ValueError, match="T=1000"):
+        parse_shapes("onm,T=1000")
 
 
 # Correctness comes before time
@@ -214,19 +202,16 @@ def test_rival_that_raises_has_failed() -> None:
 )
 def test_honest_implementations_pass(dtype: str, kind: str) -> None:
     for pass_ in ("forward", "training"):
-        chosen = settings(*all_for_the_cpu(), learn_decay=True, rounds=1)
-        rows = Case(chosen, describe(CPU), TINY, dtype, kind, pass_, Ceilings(1e10, 1e10)).run()
+        chosen = [found for found in all_for_the_cpu() if found.name != "torch.compile"]  # its compiling takes seconds
+        rows = run_case(*chosen, pass_=pass_, dtype=dtype, kind=kind, learn_decay=True, rounds=1)
         assert {row.label: row.note for row in rows if row.status not in (results.OK, results.SKIPPED)} == {}
-
-
-def all_for_the_cpu() -> list[Implementation]:
-    return [implementation for implementation in all_implementations() if implementation.applies(CPU)]
 
 
 def test_baseline_and_floor_come_first() -> None:
     names = [implementation.label for implementation in all_implementations()]
     assert names[:2] == [BASELINE, FLOOR]
-    assert {"leakypar fused (auto)", "leakypar fused (lane)", "leakypar fused (split)"} < set(names)
+    plans = ("auto", "lane", "split", "fused", "recompute")
+    assert {f"leakypar fused ({plan})" for plan in plans} < set(names)
     assert len(set(names)) == len(names)
 
 
@@ -342,15 +327,69 @@ def test_tf32_is_the_same_for_everyone() -> None:
 
 
 def test_what_does_not_fit_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert feasible.unfit(TINY, "float32", "training", CPU, call_limit=60) is None
-    reason = feasible.unfit(TINY, "float32", "training", CPU, call_limit=1e-9)
-    assert reason is not None
-    assert "s a call for nn.RNN, over the limit of 1e-09 s" in reason
-
+    assert feasible.memory_lack(TINY, "float32", "training", CPU) is None
     monkeypatch.setattr(feasible, "available_memory", lambda device: 1 << 16)
     rows = run_case(RNN(), Linear())
     assert [row.status for row in rows] == [results.SKIPPED] * 2
     assert "GiB" in rows[0].note
+
+
+def test_a_slow_rival_stops_at_the_limit_and_the_others_go_on() -> None:
+    class Slow(Linear):
+        name = "slow"
+
+        def build(self, problem: Problem) -> Layer:
+            layer = super().build(problem)
+            layer.register_forward_hook(lambda *_: time.sleep(0.2))
+            return layer
+
+    limits = Limits(0.1)
+    slow, fast = run_case(Slow(), Linear(), pass_="forward", limits=limits, call_limit=0.1)
+    assert (slow.status, fast.status) == (results.SKIPPED, results.OK)
+    assert "s a call, over the limit of 0.1 s" in slow.note
+    (again, _) = run_case(Slow(), Linear(), limits=limits, call_limit=0.1)
+    assert again.status == results.SKIPPED
+    assert "at tiny, forward" in again.note
+
+
+def test_limits_hold_for_what_is_larger() -> None:
+    limits = Limits(1.0)
+    case = ("rival", "float32", "training")
+    assert limits.check(*case, Shape("a", 8, 2, 4, 4), 0.5) is None
+    assert limits.check(*case, Shape("b", 16, 2, 4, 4), 2.0) == "2 s a call, over the limit of 1 s"
+    assert limits.known(*case, Shape("c", 32, 2, 4, 4)) == "2 s a call, over the limit of 1 s, at b, training"
+    assert limits.known(*case, Shape("d", 32, 1, 4, 4)) is None
+    assert limits.known("rival", "float32", "forward", Shape("c", 32, 2, 4, 4)) is None
+    assert limits.known("rival", "bfloat16", "training", Shape("c", 32, 2, 4, 4)) is None
+    assert limits.known("another", "float32", "training", Shape("c", 32, 2, 4, 4)) is None
+
+
+def test_a_step_by_step_rival_is_not_run_to_find_out_that_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feasible, "FEWEST_PROBED_STEPS", 2)
+    seen: list[int] = []
+
+    def watch(layer: RNNLayer) -> None:
+        layer.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+
+    (row,) = run_case(Wrong(watch), limits=Limits(1e-9))
+    assert row.status == results.SKIPPED
+    assert row.note.startswith("an estimated")
+    assert set(seen) == {2}
+
+
+def test_fast_implementations_have_more_rounds_than_slow_ones() -> None:
+    class Slower(Linear):
+        name = "slower"
+
+        def build(self, problem: Problem) -> Layer:
+            layer = super().build(problem)
+            layer.register_forward_hook(lambda *_: time.sleep(0.02))
+            return layer
+
+    slow, fast = run_case(Slower(), Linear(), pass_="forward", rounds=12, case_seconds=0.2)
+    assert slow.rounds is not None
+    assert fast.rounds is not None
+    assert 3 <= slow.rounds < fast.rounds <= 12
 
 
 def test_cases_after_the_time_limit_are_skipped() -> None:
@@ -358,34 +397,14 @@ def test_cases_after_the_time_limit_are_skipped() -> None:
     assert [(row.status, row.note) for row in rows] == [(results.SKIPPED, "the run's time limit was reached")]
 
 
+def test_what_is_left_of_a_case_after_the_time_limit_is_skipped() -> None:
+    case = Case(
+        settings(RNN(), Linear()), describe(CPU), TINY, "float32", "spikes", "forward", SPEED, Limits(60.0), 0.0
+    )
+    assert [(row.status, row.note) for row in case.run()] == [(results.SKIPPED, runner.OUT_OF_TIME)] * 2
+
+
 # Files
-
-
-def make_row(**changes: Any) -> Row:
-    values: dict[str, Any] = {
-        **vars(describe(CPU)),
-        "tf32": "n/a",
-        "dtype": "float32",
-        "shape": "speech",
-        "T": 250,
-        "N": 256,
-        "C": 700,
-        "H": 512,
-        "pass_": "forward",
-        "input": "spikes",
-        "spike_rate": 0.2,
-        "implementation": "leakypar fused",
-        "plan": "auto",
-        "function": "same",
-        "status": results.OK,
-        "rounds": 30,
-        "median_us": 1234.0,
-        "spread_us": 5.5,
-        "speedup_over_rnn": 3.25,
-        "time_over_linear": 1.5,
-        "share_of_bound": 0.8,
-    }
-    return Row(**(values | changes))
 
 
 def test_csv_round_trip(tmp_path: Path) -> None:
@@ -430,23 +449,33 @@ def test_readme_tables(tmp_path: Path) -> None:
     rows = [
         make_row(implementation="nn.RNN", plan="", median_us=4010.5),
         make_row(implementation="nn.Linear", plan="", median_us=822.67),
+        make_row(implementation="snntorch LeakyParallel", plan="", median_us=3900.0),
+        make_row(implementation="torch.compile", plan="", median_us=2600.0),
+        make_row(implementation="spikingjelly", plan="LIF", median_us=2500.0, function="resets"),
+        make_row(plan="recompute", median_us=900.0),
         make_row(),
         make_row(shape="square", status=results.SKIPPED, note="an estimated 74 s a call"),
     ]
     Writer(folder / "cpu.csv").write(rows)
     Writer(folder / "cpu-quick.csv").write([make_row(shape="quick")])
     Writer(folder / "cpu-partial.csv").write([make_row(shape="partial")])
+    Writer(folder / "cpu-growth.csv").write([make_row(shape="T=32")])
     readme = tmp_path / "README.md"
     readme.write_text(README)
 
     assert table.main(["--readme", str(readme), "--results", str(folder)]) == 0
     once = readme.read_text()
-    line = "| speech (250, 256, 700, 512) | float32 | forward | 4.01 ms | 823 µs | 1.23 ms | 3.25× | 1.50× | 80% |"
+    line = (
+        "| speech (250, 256, 700, 512) | float32 | forward | 4.01 ms | 3.90 ms | 2.50 ms spikingjelly (LIF)* | 823 µs "
+        "| 1.23 ms | 3.25× | 1.50× | 80% |"
+    )
     assert line in once.splitlines()
+    assert "\\* computes a near relative: spikingjelly (LIF): resets." in once.splitlines()
     assert "Not run: square float32 forward (an estimated 74 s a call)." in once
     assert "<!-- benchmark:gpu -->\n\nnot yet measured\n\n<!-- /benchmark:gpu -->" in once
     assert "old numbers" not in once
     assert "partial" not in once
+    assert "T=32" not in once
     assert "quick" not in once
     for kept in ("# Title", "before", "between", "after"):
         assert kept in once.splitlines()
@@ -466,29 +495,58 @@ def test_readme_without_its_markers(broken: str) -> None:
         table.rewrite(broken, [])
 
 
-def test_plot(tmp_path: Path) -> None:
-    path = tmp_path / "cpu.csv"
-    Writer(path).write([make_row(), make_row(shape="long", speedup_over_rnn=0.5), make_row(pass_="training")])
+@pytest.mark.parametrize(
+    ("name", "rows", "images"),
+    [
+        (
+            "cpu",
+            [
+                make_row(peak_bytes=1 << 20),
+                make_row(shape="long", speedup_over_rnn=0.5),
+                make_row(pass_="training", function="near"),
+            ],
+            ["cpu-bound.png", "cpu-memory.png", "cpu-speedup.png"],
+        ),
+        (
+            "cpu-growth",
+            [make_row(shape=f"{size}={value}", **{size: value}) for size in "TH" for value in (32, 64)],
+            ["cpu-growth-H.png", "cpu-growth-T.png"],
+        ),
+    ],
+)
+def test_plots(name: str, rows: list[Row], images: list[str], tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.csv"
+    Writer(path).write(rows)
     assert plot.main([str(path)]) == 0
-    assert (tmp_path / "cpu.png").stat().st_size > 5000
-    with pytest.raises(ValueError, match="none with a speed-up"):
-        plot.draw([make_row(speedup_over_rnn=None)], tmp_path / "empty.png")
+    assert sorted(image.name for image in tmp_path.glob("*.png")) == images
+    assert all((tmp_path / image).stat().st_size > 5000 for image in images)
+
+
+def test_nothing_to_plot(tmp_path: Path) -> None:
+    skipped = make_row(
+        status=results.SKIPPED, median_us=None, speedup_over_rnn=None, share_of_bound=None, peak_bytes=None
+    )
+    with pytest.raises(ValueError, match="none that was timed"):
+        plot.draw([skipped], tmp_path / "cpu.csv")
 
 
 # The program
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.compile's own internals
+@pytest.mark.slow
 def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out.csv"
     arguments = ["--device", "cpu", "--quick", "--shapes", "12x3x20x16", "--dtype", "float32", "--output", str(path)]
     assert command_line.main([*arguments, "--case-seconds", "0.1"]) == 0
     rows = read_rows(path)
-    labels = [implementation.label for implementation in all_for_the_cpu() if not implementation.optional]
-    assert labels == [BASELINE, FLOOR, "leakypar fused (auto)"]
-    assert [row.label for row in rows] == labels * 2
+    everyone = [implementation for implementation in all_for_the_cpu() if not implementation.optional]
+    for pass_ in ("forward", "training"):
+        labels = [implementation.label for implementation in everyone if pass_ in implementation.passes]
+        assert [row.label for row in rows if row.pass_ == pass_] == labels
     for row in rows:
         if row.status == results.SKIPPED:
-            assert "built" in row.note
+            assert "built" in row.note or "installed" in row.note
             continue
         assert row.status == results.OK
         assert row.rounds is not None
@@ -531,6 +589,17 @@ def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.Captur
         command_line.main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_growth_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = (Shape("T=8", 8, 2, 16, 16), Shape("T=16", 16, 2, 16, 16))
+    monkeypatch.setitem(GROWTH, "T", family)
+    monkeypatch.setattr(command_line, "RESULTS", tmp_path)
+    chosen = ["--growth", "T", "--implementations", "nn.RNN,leakypar fused"]
+    assert command_line.main(["--device", "cpu", *chosen, "--rounds", "1"]) == 0
+    rows = read_rows(tmp_path / "cpu-growth-partial.csv")
+    assert list(dict.fromkeys(row.shape for row in rows)) == ["T=8", "T=16"]
+    assert {(row.dtype, row.input) for row in rows} == {("float32", "spikes")}
 
 
 # The run on a GPU

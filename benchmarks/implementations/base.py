@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bounds import Kernel, layer_kernels
+from benchmarks.bounds import PASSES, Kernel, layer_kernels
 from benchmarks.problem import Problem
 from benchmarks.shapes import Shape
 
@@ -36,6 +36,7 @@ class Implementation(ABC):
         function: ``"same"`` when it computes the layer, which is checked before it is timed; else what it computes.
         rounds_state: The membrane is rounded at every step to the precision of a product's operands, as it is when it
             goes through one. Ours keeps float32.
+        step_by_step: A call walks through time, so that a few steps tell how long all of them take.
         optional: It runs only when it is asked for by name.
     """
 
@@ -43,7 +44,13 @@ class Implementation(ABC):
     plan: str = ""
     function: str = "same"
     rounds_state: bool = False
+    step_by_step: bool = False
     optional: bool = False
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes that it is timed in; others are left out without a word."""
+        return PASSES
 
     @property
     def label(self) -> str:
@@ -55,6 +62,10 @@ class Implementation(ABC):
 
     def unavailable(self, device: torch.device) -> str | None:
         """What it lacks to run here, for its rows to say, or None."""
+        return None
+
+    def unsuited(self, problem: Problem) -> str | None:
+        """Why it cannot run this problem though it is there, for its rows to say, or None."""
         return None
 
     def kernels(self, shape: Shape, pass_: str) -> tuple[Kernel, ...]:

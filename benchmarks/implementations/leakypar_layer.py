@@ -1,4 +1,4 @@
-"""Ours: ``leakypar.LeakyParallel`` on its fused kernels, once for each plan, and on its ``nn.RNN`` backend."""
+"""Ours: ``leakypar.LeakyParallel`` on its fused kernels, each way to run them, and its ``nn.RNN`` backend."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 import leakypar
+from benchmarks.bounds import PASSES
 from benchmarks.implementations.base import Implementation, Layer, present, register
 from benchmarks.problem import DTYPES, THRESHOLD, Problem
 from leakypar import ops
 
 
 class LeakyParallelLayer(Layer):
-    def __init__(self, problem: Problem, backend: str, plan: ops.Scan | None) -> None:
+    def __init__(
+        self, problem: Problem, backend: str, plan: ops.Forward | None = None, recompute: bool = False
+    ) -> None:
         super().__init__()
         parameters = problem.parameters
         self.layer = leakypar.LeakyParallel(
@@ -25,6 +28,7 @@ class LeakyParallelLayer(Layer):
             dtype=parameters.weight.dtype,
             backend=backend,
             plan=plan,
+            recompute=recompute,
         )
         named = dict(self.layer.named_parameters())
         self.weight_ih, self.weight_hh = named["rnn.weight_ih_l0"], named["rnn.weight_hh_l0"]
@@ -49,20 +53,36 @@ class LeakyParallelLayer(Layer):
         )
 
 
-SCANS: dict[str, ops.Scan | None] = {"auto": None, "lane": "lane", "split": "split"}
+FORCED: dict[str, ops.Forward] = {"lane": "lane", "split": "split", "fused": "fused"}
+RECOMPUTE = "recompute"
 
 
-@register(*SCANS)
+@register("auto", *FORCED, RECOMPUTE)
 class Fused(Implementation):
-    """The fused kernels. ``auto`` is what a user gets; the others are the plans it picks from on a GPU."""
+    """The fused kernels. ``auto`` is what a user gets.
+
+    ``lane``, ``split`` and ``fused`` are the plans it picks from on a GPU, and ``recompute`` keeps no membrane for the
+    backward.
+    """
 
     name = "leakypar fused"
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        return ("training",) if self.plan == RECOMPUTE else PASSES
+
     def applies(self, device: torch.device) -> bool:
-        return device.type != "cpu" or self.plan == "auto"  # the CPU has one plan
+        return device.type != "cpu" or self.plan not in FORCED  # the CPU has one plan
 
     def unavailable(self, device: torch.device) -> str | None:
         return None if ops.is_available(device.type) else f"leakypar was built without kernels for {device.type}"
+
+    def unsuited(self, problem: Problem) -> str | None:
+        if self.plan != "fused" or problem.dtype in ("float16", "bfloat16"):
+            return None
+        if problem.dtype == "float32" and torch.backends.cudnn.allow_tf32:
+            return None
+        return "needs matrix instructions: float16, bfloat16, or float32 with TF32"
 
     def note(self, problem: Problem) -> str:
         if self.plan != "auto":
@@ -73,7 +93,7 @@ class Fused(Implementation):
         return chunks if problem.device.type == "cpu" else f"{plan.scan_forward}, {plan.scan_backward}, {chunks}"
 
     def build(self, problem: Problem) -> Layer:
-        return LeakyParallelLayer(problem, "fused", SCANS[self.plan])
+        return LeakyParallelLayer(problem, "fused", FORCED.get(self.plan), self.plan == RECOMPUTE)
 
 
 @register()
@@ -82,7 +102,8 @@ class ThroughRNN(Implementation):
 
     name = "leakypar rnn"
     rounds_state = True
+    step_by_step = True
     optional = True
 
     def build(self, problem: Problem) -> Layer:
-        return LeakyParallelLayer(problem, "rnn", None)
+        return LeakyParallelLayer(problem, "rnn")

@@ -6,29 +6,12 @@ with a graded-spikes factor of one.
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from benchmarks.implementations.atan import ATan
 from benchmarks.implementations.base import Implementation, Layer, present, register
 from benchmarks.problem import THRESHOLD, Problem
-
-
-class _ATan(torch.autograd.Function):
-    """A spike whose derivative is that of ``arctan(pi v) / pi``: snntorch's default, with alpha = 2."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor) -> Tensor:
-        ctx.save_for_backward(v)
-        return (v > 0).to(v.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor) -> Tensor:
-        (v,) = ctx.saved_tensors
-        grad: Tensor = grad_spikes / (1 + (math.pi * v).square_())
-        return grad
 
 
 class RNNLayer(Layer):
@@ -57,7 +40,7 @@ class RNNLayer(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         membrane, _ = self.rnn(x)
-        spikes: Tensor = _ATan.apply(membrane - THRESHOLD)  # type: ignore[no-untyped-call]
+        spikes: Tensor = ATan.apply(membrane - THRESHOLD)  # type: ignore[no-untyped-call]
         return spikes
 
     def gradients(self) -> dict[str, Tensor]:
@@ -74,6 +57,7 @@ class RNNLayer(Layer):
 class RNN(Implementation):
     name = "nn.RNN"
     rounds_state = True
+    step_by_step = True
 
     def build(self, problem: Problem) -> Layer:
         return RNNLayer(problem)

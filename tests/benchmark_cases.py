@@ -1,0 +1,76 @@
+"""What the tests of the benchmark suite share: a small case, and rows that were never measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks import results
+from benchmarks.bounds import Ceilings
+from benchmarks.environment import describe
+from benchmarks.feasible import Limits
+from benchmarks.implementations import Implementation, all_implementations
+from benchmarks.results import Row
+from benchmarks.runner import Case, Settings
+from benchmarks.shapes import Shape
+
+CPU = torch.device("cpu")
+TINY = Shape("tiny", 40, 4, 24, 16)
+SPEED = Ceilings(1e10, 1e10)
+
+
+def settings(*implementations: Implementation, **options: Any) -> Settings:
+    chosen: dict[str, Any] = {
+        "device": CPU,
+        "shapes": [TINY],
+        "dtypes": ["float32"],
+        "passes": ["training"],
+        "inputs": ["spikes"],
+        "implementations": implementations,
+        "rounds": 3,
+    }
+    return Settings(**(chosen | options))
+
+
+def run_case(
+    *implementations: Implementation,
+    pass_: str = "training",
+    dtype: str = "float32",
+    kind: str = "spikes",
+    limits: Limits | None = None,
+    **options: Any,
+) -> list[Row]:
+    chosen = settings(*implementations, **options)
+    return Case(chosen, describe(CPU), TINY, dtype, kind, pass_, SPEED, limits or Limits(60.0)).run()
+
+
+def all_for_the_cpu() -> list[Implementation]:
+    return [implementation for implementation in all_implementations() if implementation.applies(CPU)]
+
+
+def make_row(**changes: Any) -> Row:
+    values: dict[str, Any] = {
+        **vars(describe(CPU)),
+        "tf32": "n/a",
+        "dtype": "float32",
+        "shape": "speech",
+        "T": 250,
+        "N": 256,
+        "C": 700,
+        "H": 512,
+        "pass_": "forward",
+        "input": "spikes",
+        "spike_rate": 0.2,
+        "implementation": "leakypar fused",
+        "plan": "auto",
+        "function": "same",
+        "status": results.OK,
+        "rounds": 30,
+        "median_us": 1234.0,
+        "spread_us": 5.5,
+        "speedup_over_rnn": 3.25,
+        "time_over_linear": 1.5,
+        "share_of_bound": 0.8,
+    }
+    return Row(**(values | changes))
