@@ -332,18 +332,18 @@ def test_saved_memory(fused_implementation: Implementation, T: int, N: int, dtyp
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in given:
+        if tensor.numel() > 0 and tensor.data_ptr() not in given:
             kept.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         leakypar.leaky_parallel(**problem.arguments(), recompute=recompute)
-    (membrane_or_carries,) = kept
     if recompute:
-        assert 16 * membrane_or_carries.nbytes <= T * N * 8 * dtype.itemsize
+        assert 16 * sum(carries.nbytes for carries in kept) <= T * N * 8 * dtype.itemsize
     else:
-        assert membrane_or_carries.shape == (T, N, 8)
-        assert membrane_or_carries.dtype == dtype
+        (membrane,) = kept
+        assert membrane.shape == (T, N, 8)
+        assert membrane.dtype == dtype
 
 
 def test_an_offset_gradient_is_read_where_it_lies(fused_implementation: Implementation) -> None:
