@@ -131,11 +131,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const std::int64_t rows_at_once = std::min(longest, T);
     const Tensor grad_u = carries && Device::template overwrites<Scalar>
                               ? source.kept()
-                              : Device::new_output(like, {rows_at_once, N, H}, dtype_of<Projected>);
+                              : new_empty(like, {rows_at_once, N, H}, dtype_of<Projected>);
     MaybeTensor back_to_x, grad_x, grad_initial, carry;
     if (want_x) {
       back_to_x = converted(*weight, dtype_of<Projected>);
-      grad_x = Device::new_output(like, {T, N, C}, like.scalar_type());
+      grad_x = new_empty(like, {T, N, C}, like.scalar_type());
     }
     if (want_initial) grad_initial = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);

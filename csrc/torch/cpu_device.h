@@ -3,10 +3,6 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "products.h"
 
 namespace leakypar {
@@ -26,21 +22,6 @@ struct Cpu {
   struct Guard {
     explicit Guard(const Tensor&) {}
   };
-
-  // Uninitialised memory that is about to be written once from end to end. A large tensor comes from the system page by
-  // page, at a fault each, which can cost more than the scan that fills it: pages of 2 MiB are asked for. Where they are
-  // not to be had, nothing changes.
-  static Tensor new_output(const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
-    const Tensor output = new_empty(like, sizes, dtype);
-#ifdef __linux__
-    constexpr std::uintptr_t page = std::uintptr_t{2} << 20;
-    const auto begin = reinterpret_cast<std::uintptr_t>(output.data_ptr());
-    const auto first = (begin + page - 1) / page * page;
-    const auto last = (begin + output.numel() * output.element_size()) / page * page;
-    if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-    return output;
-  }
 
   // Through C functions, as stable as the dispatcher and without its boxes.
   static void product(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, bool) {

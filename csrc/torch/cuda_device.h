@@ -21,10 +21,6 @@ struct Cuda {
     explicit Guard(const Tensor& tensor) : cuda::DeviceGuard(tensor.get_device_index()) {}
   };
 
-  static Tensor new_output(const Tensor& like, const std::vector<std::int64_t>& sizes, ScalarType dtype) {
-    return new_empty(like, sizes, dtype);
-  }
-
   static cuda::Operand operand(const Tensor& matrix) {
     const bool as_it_lies = matrix.stride(1) == 1;
     const std::int64_t rows = matrix.size(as_it_lies ? 0 : 1), columns = matrix.size(as_it_lies ? 1 : 0);

@@ -112,8 +112,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
     const std::int64_t chunks = (T + longest - 1) / longest;
 
     MaybeTensor spikes, membrane, carries, carry, last;
-    if (want_spikes) spikes = Device::new_output(x, {T, N, H}, x.scalar_type());
-    if (want_membrane) membrane = Device::new_output(x, {T, N, H}, x.scalar_type());
+    if (want_spikes) spikes = new_empty(x, {T, N, H}, x.scalar_type());
+    if (want_membrane) membrane = new_empty(x, {T, N, H}, x.scalar_type());
     if (want_carries) carries = new_empty(x, {std::max<std::int64_t>(chunks - 1, 0), N, H}, dtype_of<Real>);
     if (!want_carries && chunks > 1) carry = new_empty(x, {N, H}, dtype_of<Real>);
     if (want_last) last = new_empty(x, {N, H}, dtype_of<Real>);
