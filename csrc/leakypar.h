@@ -33,8 +33,8 @@ struct Parameter {
   std::int64_t stride;  // in elements
 };
 
-// Projected is the element type that the products leave u in, and take its gradient in: on the CPU the state type, since
-// few CPUs multiply 16-bit matrices at speed.
+// Projected is the element type that the products leave u in, and take its gradient in. Few CPUs multiply 16-bit matrices at
+// speed: there it may be the state type.
 template <typename Scalar, typename Projected = Scalar>
 struct ScanForward {
   std::int64_t T, N, H;
@@ -105,11 +105,11 @@ struct Threads {
       parallel_for;
 };
 
-template <typename Scalar>
-void scan_forward(const ScanForward<Scalar, State<Scalar>>& args, const Threads& threads);
+template <typename Scalar, typename Projected>
+void scan_forward(const ScanForward<Scalar, Projected>& args, const Threads& threads);
 
-template <typename Scalar>
-void scan_backward(const ScanBackward<Scalar, State<Scalar>>& args, const Threads& threads);
+template <typename Scalar, typename Projected>
+void scan_backward(const ScanBackward<Scalar, Projected>& args, const Threads& threads);
 
 }  // namespace cpu
 

@@ -45,7 +45,7 @@ double nanoseconds(bool forward, bool drops, std::int64_t T, std::int64_t M, int
   ahead.membrane = membrane.data();
   const std::int64_t seed = 7;
   if (drops) ahead.dropout = {&seed, 1 << (Dropout::resolution - 2), 4.0 / 3.0, 0};
-  cpu::scan_forward<Scalar>(ahead, one_thread);
+  cpu::scan_forward(ahead, one_thread);
 
   ScanBackward<Scalar, Real> back = {};
   back.T = T;
@@ -63,9 +63,9 @@ double nanoseconds(bool forward, bool drops, std::int64_t T, std::int64_t M, int
   for (int i = 0; i < repeats; ++i) {
     const auto begin = std::chrono::steady_clock::now();
     if (forward) {
-      cpu::scan_forward<Scalar>(ahead, one_thread);
+      cpu::scan_forward(ahead, one_thread);
     } else {
-      cpu::scan_backward<Scalar>(back, one_thread);
+      cpu::scan_backward(back, one_thread);
     }
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
     fastest = std::min(fastest, took.count());

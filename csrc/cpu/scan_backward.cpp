@@ -23,15 +23,12 @@
 namespace leakypar::cpu {
 namespace {
 
-template <typename Scalar>
-using Backward = ScanBackward<Scalar, State<Scalar>>;
-
 template <typename Real>
 struct Neurons {
   Repeated<Real> decay, threshold, gain;
 
-  template <typename Scalar>
-  explicit Neurons(const Backward<Scalar>& args, std::int64_t count)
+  template <typename Scalar, typename Projected>
+  explicit Neurons(const ScanBackward<Scalar, Projected>& args, std::int64_t count)
       : decay(args.decay, args.H, count), threshold(args.threshold, args.H, count), gain(args.gain, args.H, count) {}
 };
 
@@ -47,7 +44,8 @@ struct BackwardTile {
   Columns<Real> h, g, seen;  // of one row
   DropoutRow<Real> dropout;
 
-  BackwardTile(const Backward<Scalar>& args, const Neurons<Real>& neurons, Span span)
+  template <typename Projected>
+  BackwardTile(const ScanBackward<Scalar, Projected>& args, const Neurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
         threshold(neurons.threshold.from(span.first)),
         gain(neurons.gain.from(span.first)) {
@@ -133,15 +131,15 @@ LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& t
 }
 
 // d_u = relu'(h) (g + r), r = w d_u. The pragma is true although grad_u may be the row that the membrane is read from.
-template <bool kSums, typename Scalar, typename Real>
+template <bool kSums, typename Scalar, typename Projected, typename Real>
 LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width, const Real* membrane,
-                                                  Real* grad_u) {
+                                                  Projected* grad_u) {
   const Real* decay = tile.decay;
 #pragma GCC ivdep
   for (std::int64_t c = 0; c < width; ++c) {
     const Real h = membrane[c];
     const Real d_u = keep_if(!(h <= Real(0)), tile.g[c] + tile.r[c]);
-    grad_u[c] = d_u;
+    grad_u[c] = to_element<Projected>(d_u);
     tile.r[c] = decay[c] * d_u;
     if constexpr (kSums) {
       tile.sum_bias[c] += d_u;
@@ -160,9 +158,10 @@ LEAKYPAR_ALWAYS_INLINE inline const Real* product_row(const Real* __restrict fac
 }
 
 // g of one row. Returns the row's membrane as state.
-template <typename Scalar>
-LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const Backward<Scalar>& args, Span span, std::int64_t t,
-                                                                bool has_spike_sums, BackwardTile<Scalar>& tile) {
+template <typename Scalar, typename Projected>
+LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const ScanBackward<Scalar, Projected>& args, Span span,
+                                                                std::int64_t t, bool has_spike_sums,
+                                                                BackwardTile<Scalar>& tile) {
   const std::int64_t row = t * args.N * args.H + span.first;
   const auto* h = membrane_row(args.membrane + row, span.width, tile.h);
   if (args.grad_spikes != nullptr) {
@@ -180,8 +179,8 @@ LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const Backward<S
 }
 
 // Carries the tile from the last row to before the first.
-template <typename Scalar>
-void backward_rows(const Backward<Scalar>& args, Span span, BackwardTile<Scalar>& tile) {
+template <typename Scalar, typename Projected>
+void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, BackwardTile<Scalar>& tile) {
   const std::int64_t M = args.N * args.H;
   const bool has_sums = args.sum_bias != nullptr || args.sum_decay != nullptr;
   const bool has_spike_sums = args.sum_threshold != nullptr || args.sum_gain != nullptr;
@@ -196,16 +195,16 @@ void backward_rows(const Backward<Scalar>& args, Span span, BackwardTile<Scalar>
 }
 
 // The last factor of sum_decay: d_u[0] meets the membrane before the first row.
-template <typename Scalar>
-void add_initial_to_sum_decay(const Backward<Scalar>& args, Span span, BackwardTile<Scalar>& tile) {
+template <typename Scalar, typename Projected>
+void add_initial_to_sum_decay(const ScanBackward<Scalar, Projected>& args, Span span, BackwardTile<Scalar>& tile) {
   if (args.initial == nullptr) return;
   for (std::int64_t c = 0; c < span.width; ++c) {
     tile.sum_decay[c] += tile.d_u_next[c] * args.initial[span.first + c];
   }
 }
 
-template <typename Scalar>
-void scan_tile(const Backward<Scalar>& args, const Neurons<State<Scalar>>& neurons, Span span) {
+template <typename Scalar, typename Projected>
+void scan_tile(const ScanBackward<Scalar, Projected>& args, const Neurons<State<Scalar>>& neurons, Span span) {
   BackwardTile<Scalar> tile(args, neurons, span);
   backward_rows(args, span, tile);
   add_initial_to_sum_decay(args, span, tile);
@@ -217,8 +216,8 @@ void scan_tile(const Backward<Scalar>& args, const Neurons<State<Scalar>>& neuro
 }
 
 // The steps [first, first + count) of a problem.
-template <typename Scalar>
-Backward<Scalar> part(Backward<Scalar> args, std::int64_t first, std::int64_t count) {
+template <typename Scalar, typename Projected>
+ScanBackward<Scalar, Projected> part(ScanBackward<Scalar, Projected> args, std::int64_t first, std::int64_t count) {
   const std::int64_t offset = first * args.N * args.H;
   args.T = count;
   args.membrane += offset;
@@ -230,8 +229,8 @@ Backward<Scalar> part(Backward<Scalar> args, std::int64_t first, std::int64_t co
 }
 
 // Sets maps [M] to that of all the steps, last first: r before the first from r after the last.
-template <typename Scalar, typename Real>
-void compose_steps(const Backward<Scalar>& args, const Neurons<Real>& neurons, Affine<Real>* maps) {
+template <typename Scalar, typename Projected, typename Real>
+void compose_steps(const ScanBackward<Scalar, Projected>& args, const Neurons<Real>& neurons, Affine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   BackwardTile<Scalar> tile(args, neurons, all);
   Columns<Real> a, b;
@@ -251,14 +250,14 @@ void compose_steps(const Backward<Scalar>& args, const Neurons<Real>& neurons, A
   for (std::int64_t c = 0; c < all.width; ++c) maps[c] = {a[c], b[c]};
 }
 
-template <typename Scalar, typename Real>
-void scan_segments(const Backward<Scalar>& args, const Neurons<Real>& neurons, const Segments& segments,
+template <typename Scalar, typename Projected, typename Real>
+void scan_segments(const ScanBackward<Scalar, Projected>& args, const Neurons<Real>& neurons, const Segments& segments,
                    const Threads& threads) {
   const std::int64_t M = args.N * args.H, last = segments.count - 1;
   std::vector<Affine<Real>> maps(segments.count * M);  // that of the first segment is not used
-  const auto segment = [&](std::int64_t s) { return part<Scalar>(args, segments.first(s), segments.steps(s, args.T)); };
+  const auto segment = [&](std::int64_t s) { return part(args, segments.first(s), segments.steps(s, args.T)); };
   threads.parallel_for(last, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t s = begin + 1; s < end + 1; ++s) compose_steps<Scalar>(segment(s), neurons, &maps[s * M]);
+    for (std::int64_t s = begin + 1; s < end + 1; ++s) compose_steps(segment(s), neurons, &maps[s * M]);
   });
 
   std::vector<Real> carries(segments.count * M);  // r from after each segment
@@ -277,7 +276,7 @@ void scan_segments(const Backward<Scalar>& args, const Neurons<Real>& neurons, c
   std::vector<Real> sums(segments.count * targets.size() * M);
   threads.parallel_for(segments.count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t s = begin; s < end; ++s) {
-      Backward<Scalar> steps = segment(s);
+      ScanBackward<Scalar, Projected> steps = segment(s);
       const auto sum = [&](std::size_t i) {
         return targets[i] != nullptr ? &sums[(s * targets.size() + i) * M] : nullptr;
       };
@@ -288,7 +287,7 @@ void scan_segments(const Backward<Scalar>& args, const Neurons<Real>& neurons, c
       steps.sum_decay = sum(1);
       steps.sum_threshold = sum(2);
       steps.sum_gain = sum(3);
-      scan_tile<Scalar>(steps, neurons, {0, M});
+      scan_tile(steps, neurons, {0, M});
     }
   });
   for (std::int64_t s = 0; s < segments.count; ++s) {
@@ -301,20 +300,21 @@ void scan_segments(const Backward<Scalar>& args, const Neurons<Real>& neurons, c
 
 }  // namespace
 
-template <typename Scalar>
-void scan_backward(const Backward<Scalar>& args, const Threads& threads) {
+template <typename Scalar, typename Projected>
+void scan_backward(const ScanBackward<Scalar, Projected>& args, const Threads& threads) {
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
   const auto segments = Segments::of<Real>(args.T, M, threads.count);
-  if (segments.count > 1) return scan_segments<Scalar>(args, neurons, segments, threads);
-  for_each_tile<Real>(args.T, M, 1 << 17, threads, [&](Span span) { scan_tile<Scalar>(args, neurons, span); });
+  if (segments.count > 1) return scan_segments(args, neurons, segments, threads);
+  for_each_tile<Real>(args.T, M, 1 << 17, threads, [&](Span span) { scan_tile(args, neurons, span); });
 }
 
-template void scan_backward<float>(const Backward<float>&, const Threads&);
-template void scan_backward<double>(const Backward<double>&, const Threads&);
-template void scan_backward<float16>(const Backward<float16>&, const Threads&);
-template void scan_backward<bfloat16>(const Backward<bfloat16>&, const Threads&);
+template void scan_backward(const ScanBackward<float, float>&, const Threads&);
+template void scan_backward(const ScanBackward<double, double>&, const Threads&);
+template void scan_backward(const ScanBackward<float16, float>&, const Threads&);
+template void scan_backward(const ScanBackward<bfloat16, float>&, const Threads&);
+template void scan_backward(const ScanBackward<bfloat16, bfloat16>&, const Threads&);
 
 }  // namespace leakypar::cpu

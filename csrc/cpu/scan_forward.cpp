@@ -15,15 +15,12 @@
 namespace leakypar::cpu {
 namespace {
 
-template <typename Scalar>
-using Forward = ScanForward<Scalar, State<Scalar>>;
-
 template <typename Real>
 struct Neurons {
   Repeated<Real> decay, bias, threshold, gain;
 
-  template <typename Scalar>
-  explicit Neurons(const Forward<Scalar>& args, std::int64_t count)
+  template <typename Scalar, typename Projected>
+  explicit Neurons(const ScanForward<Scalar, Projected>& args, std::int64_t count)
       : decay(args.decay, args.H, count),
         bias(args.bias_ih, args.H, count),
         threshold(args.threshold, args.H, count),
@@ -41,7 +38,8 @@ struct ForwardTile {
   Columns<Scalar> gain;  // what a spike is worth, as the element that is written
   Columns<Real> h;
 
-  ForwardTile(const Forward<Scalar>& args, const Neurons<Real>& neurons, Span span)
+  template <typename Projected>
+  ForwardTile(const ScanForward<Scalar, Projected>& args, const Neurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
         bias(neurons.bias.from(span.first)),
         threshold(neurons.threshold.from(span.first)) {
@@ -53,13 +51,14 @@ struct ForwardTile {
 
 // One time step of a tile; the flags say which outputs exist. The pragma is true although u may be the row that an output
 // is written to: an element is read before it is overwritten, and no other iteration touches it.
-template <bool kSpikes, bool kMembrane, typename Scalar, typename Real>
-LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::int64_t width, const Real* u,
+template <bool kSpikes, bool kMembrane, typename Scalar, typename Projected>
+LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::int64_t width, const Projected* u,
                                                Scalar* spikes, Scalar* membrane) {
+  using Real = State<Scalar>;
   const Real *decay = tile.decay, *bias = tile.bias, *threshold = tile.threshold;
 #pragma GCC ivdep
   for (std::int64_t c = 0; c < width; ++c) {
-    const Real h = membrane_step(decay[c], tile.h[c], u[c] + bias[c]);
+    const Real h = membrane_step(decay[c], tile.h[c], to_state(u[c]) + bias[c]);
     tile.h[c] = h;
     if constexpr (kSpikes) spikes[c] = keep_if(spike(h - threshold[c]), tile.gain[c]);
     if constexpr (kMembrane) membrane[c] = to_element<Scalar>(h);
@@ -75,8 +74,8 @@ LEAKYPAR_ALWAYS_INLINE inline void spike_row(const ForwardTile<Scalar>& tile, st
   }
 }
 
-template <typename Scalar>
-void forward_rows(const Forward<Scalar>& args, Span span, ForwardTile<Scalar>& tile) {
+template <typename Scalar, typename Projected>
+void forward_rows(const ScanForward<Scalar, Projected>& args, Span span, ForwardTile<Scalar>& tile) {
   const std::int64_t M = args.N * args.H;
   const bool drops = args.dropout.seed != nullptr;
   DropoutRow<State<Scalar>> dropout;
@@ -97,16 +96,16 @@ void forward_rows(const Forward<Scalar>& args, Span span, ForwardTile<Scalar>& t
   });
 }
 
-template <typename Scalar>
-void scan_tile(const Forward<Scalar>& args, const Neurons<State<Scalar>>& neurons, Span span) {
+template <typename Scalar, typename Projected>
+void scan_tile(const ScanForward<Scalar, Projected>& args, const Neurons<State<Scalar>>& neurons, Span span) {
   ForwardTile<Scalar> tile(args, neurons, span);
   forward_rows(args, span, tile);
   store_state(tile.h, span, args.last);
 }
 
 // The steps [first, first + count) of a problem.
-template <typename Scalar>
-Forward<Scalar> part(Forward<Scalar> args, std::int64_t first, std::int64_t count) {
+template <typename Scalar, typename Projected>
+ScanForward<Scalar, Projected> part(ScanForward<Scalar, Projected> args, std::int64_t first, std::int64_t count) {
   const std::int64_t offset = first * args.N * args.H;
   args.T = count;
   args.u += offset;
@@ -117,13 +116,13 @@ Forward<Scalar> part(Forward<Scalar> args, std::int64_t first, std::int64_t coun
 }
 
 // Sets maps [M] to the map of all the steps, channel by channel.
-template <typename Scalar, typename Real>
-void compose_steps(const Forward<Scalar>& args, const Neurons<Real>& neurons, ClampAffine<Real>* maps) {
+template <typename Scalar, typename Projected, typename Real>
+void compose_steps(const ScanForward<Scalar, Projected>& args, const Neurons<Real>& neurons, ClampAffine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   const Real *decay = neurons.decay.from(0), *bias = neurons.bias.from(0);
   Columns<Real> power, b, p, q;
   for (std::int64_t c = 0; c < all.width; ++c) {
-    const auto run = Run<Real>::first(args.u[c] + bias[c]);
+    const auto run = Run<Real>::first(to_state(args.u[c]) + bias[c]);
     power[c] = decay[c];
     b[c] = run.b;
     p[c] = run.p;
@@ -131,11 +130,11 @@ void compose_steps(const Forward<Scalar>& args, const Neurons<Real>& neurons, Cl
   }
   with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = 1; t < args.T; ++t) {
-      const Real* u = args.u + t * all.width;
+      const Projected* u = args.u + t * all.width;
 #pragma GCC ivdep
       for (std::int64_t c = 0; c < all.width; ++c) {
         Run<Real> run = {b[c], p[c], q[c]};
-        run.then(decay[c], u[c] + bias[c]);
+        run.then(decay[c], to_state(u[c]) + bias[c]);
         power[c] = saturate(power[c] * decay[c]);
         b[c] = run.b;
         p[c] = run.p;
@@ -146,14 +145,14 @@ void compose_steps(const Forward<Scalar>& args, const Neurons<Real>& neurons, Cl
   for (std::int64_t c = 0; c < all.width; ++c) maps[c] = Run<Real>{b[c], p[c], q[c]}.map(power[c]);
 }
 
-template <typename Scalar, typename Real>
-void scan_segments(const Forward<Scalar>& args, const Neurons<Real>& neurons, const Segments& segments,
+template <typename Scalar, typename Projected, typename Real>
+void scan_segments(const ScanForward<Scalar, Projected>& args, const Neurons<Real>& neurons, const Segments& segments,
                    const Threads& threads) {
   const std::int64_t M = args.N * args.H, last = segments.count - 1;
   std::vector<ClampAffine<Real>> maps(last * M);
-  const auto segment = [&](std::int64_t s) { return part<Scalar>(args, segments.first(s), segments.steps(s, args.T)); };
+  const auto segment = [&](std::int64_t s) { return part(args, segments.first(s), segments.steps(s, args.T)); };
   threads.parallel_for(last, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t s = begin; s < end; ++s) compose_steps<Scalar>(segment(s), neurons, &maps[s * M]);
+    for (std::int64_t s = begin; s < end; ++s) compose_steps(segment(s), neurons, &maps[s * M]);
   });
 
   std::vector<Real> carries(last * M);  // [segment - 1, M]: the membrane before each segment but the first
@@ -164,30 +163,31 @@ void scan_segments(const Forward<Scalar>& args, const Neurons<Real>& neurons, co
 
   threads.parallel_for(segments.count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t s = begin; s < end; ++s) {
-      Forward<Scalar> steps = segment(s);
+      ScanForward<Scalar, Projected> steps = segment(s);
       if (s > 0) steps.initial = &carries[(s - 1) * M];
       if (s < last) steps.last = nullptr;
-      scan_tile<Scalar>(steps, neurons, {0, M});
+      scan_tile(steps, neurons, {0, M});
     }
   });
 }
 
 }  // namespace
 
-template <typename Scalar>
-void scan_forward(const Forward<Scalar>& args, const Threads& threads) {
+template <typename Scalar, typename Projected>
+void scan_forward(const ScanForward<Scalar, Projected>& args, const Threads& threads) {
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
   const auto segments = Segments::of<Real>(args.T, M, threads.count);
-  if (segments.count > 1) return scan_segments<Scalar>(args, neurons, segments, threads);
-  for_each_tile<Real>(args.T, M, 1 << 18, threads, [&](Span span) { scan_tile<Scalar>(args, neurons, span); });
+  if (segments.count > 1) return scan_segments(args, neurons, segments, threads);
+  for_each_tile<Real>(args.T, M, 1 << 18, threads, [&](Span span) { scan_tile(args, neurons, span); });
 }
 
-template void scan_forward<float>(const Forward<float>&, const Threads&);
-template void scan_forward<double>(const Forward<double>&, const Threads&);
-template void scan_forward<float16>(const Forward<float16>&, const Threads&);
-template void scan_forward<bfloat16>(const Forward<bfloat16>&, const Threads&);
+template void scan_forward(const ScanForward<float, float>&, const Threads&);
+template void scan_forward(const ScanForward<double, double>&, const Threads&);
+template void scan_forward(const ScanForward<float16, float>&, const Threads&);
+template void scan_forward(const ScanForward<bfloat16, float>&, const Threads&);
+template void scan_forward(const ScanForward<bfloat16, bfloat16>&, const Threads&);
 
 }  // namespace leakypar::cpu

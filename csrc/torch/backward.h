@@ -9,7 +9,7 @@
 namespace leakypar {
 
 // The membrane that a backward scan reads, a chunk at a time: what the forward kept, or rebuilt from x and a carry.
-template <typename Device, typename Scalar>
+template <typename Device, typename Scalar, typename Projected>
 class Membrane {
   using Real = State<Scalar>;
 
@@ -19,21 +19,20 @@ class Membrane {
 
   // Rebuilt: args holds the neurons' parameters; carries [chunks - 1, N, H] are what lies between chunks.
   Membrane(const Tensor& x, const Tensor& weight, const Tensor& carries, const MaybeTensor& initial,
-           const ScanForward<Scalar, typename Device::template Projected<Scalar>>& args, Scan scan,
-           std::int64_t longest, bool allow_tf32)
+           const ScanForward<Scalar, Projected>& args, Scan scan, std::int64_t longest, bool allow_tf32)
       : kept_(new_empty(x, {std::min(longest, x.size(0)), args.N, args.H}, x.scalar_type())),
         initial_(initial),
-        rebuild_(Rebuild{carries, args, scan, Projection<Device, Scalar>(x, weight, kept_, longest, allow_tf32)}) {}
+        rebuild_(Rebuild{carries, args, scan,
+                         Projection<Device, Scalar, Projected>(x, weight, kept_, longest, allow_tf32)}) {}
 
   const Tensor& kept() const { return kept_; }
 
   // Sets the membrane and the one before it, for the steps [first, first + args.T), which begin chunk k.
-  void chunk(ScanBackward<Scalar, typename Device::template Projected<Scalar>>& args, std::int64_t k,
-             std::int64_t first) {
+  void chunk(ScanBackward<Scalar, Projected>& args, std::int64_t k, std::int64_t first) {
     const std::int64_t M = args.N * args.H;
     if (rebuild_) {
       args.initial = k == 0 ? pointer<const Real>(initial_) : row<const Real>(rebuild_->carries, (k - 1) * M);
-      ScanForward<Scalar, typename Device::template Projected<Scalar>> forward = rebuild_->args;
+      ScanForward<Scalar, Projected> forward = rebuild_->args;
       forward.T = args.T;
       forward.u = rebuild_->project(first, args.T);
       forward.initial = args.initial;
@@ -52,9 +51,9 @@ class Membrane {
  private:
   struct Rebuild {
     MaybeTensor carries;
-    ScanForward<Scalar, typename Device::template Projected<Scalar>> args;
+    ScanForward<Scalar, Projected> args;
     Scan scan;
-    Projection<Device, Scalar> project;
+    Projection<Device, Scalar, Projected> project;
   };
 
   Tensor kept_;  // where it is rebuilt, that of one chunk
@@ -100,9 +99,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const NoGrad no_grad;
   const typename Device::Guard guard(like);
 
-  return with_element(like.scalar_type(), [&]<typename Scalar>(std::type_identity<Scalar>) {
+  return with_types<Device>(like.scalar_type(), [&]<typename Scalar, typename Projected>(Types<Scalar, Projected>) {
     using Real = State<Scalar>;
-    using Projected = typename Device::template Projected<Scalar>;
     const Plan plan = make_plan({T, N, C, H, static_cast<std::int64_t>(sizeof(Scalar))}, Device::facts(like));
     const Scan chosen = forced(scan, plan.scan_backward);
     const std::int64_t planned = forced(chunk_steps, T, plan.backward_chunk_steps);
@@ -114,8 +112,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const MaybeTensor from_membrane = trace(grad_membrane, "grad_membrane");
     const MaybeTensor from_last = state(grad_last, "grad_last", N, H, dtype_of<Real>);
     const MaybeTensor first = state(initial, "initial", N, H, dtype_of<Real>);
-    Membrane<Device, Scalar> source = [&] {
-      if (membrane) return Membrane<Device, Scalar>(*trace(membrane, "membrane"), first);
+    Membrane<Device, Scalar, Projected> source = [&] {
+      if (membrane) return Membrane<Device, Scalar, Projected>(*trace(membrane, "membrane"), first);
       ScanForward<Scalar, Projected> args = {};
       args.N = N;
       args.H = H;
@@ -124,12 +122,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       args.decay = parameter(decay, "decay", H, like);
       args.threshold = parameter(threshold, "threshold", H, like);
       args.gain = parameter(gain, "gain", H, like);
-      return Membrane<Device, Scalar>(*x, *weight, *carries, first, args, forced(scan, plan.scan_forward), longest,
-                                      allow_tf32);
+      return Membrane<Device, Scalar, Projected>(*x, *weight, *carries, first, args, forced(scan, plan.scan_forward),
+                                                 longest, allow_tf32);
     }();
 
     const std::int64_t rows_at_once = std::min(longest, T);
-    const Tensor grad_u = carries && Device::template overwrites<Scalar>
+    const Tensor grad_u = carries && Device::template overwrites<Scalar, Projected>
                               ? source.kept()
                               : new_empty(like, {rows_at_once, N, H}, dtype_of<Projected>);
     MaybeTensor back_to_x, grad_x, grad_initial, carry;
@@ -139,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     }
     if (want_initial) grad_initial = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);
-    ProductSum<Device, Scalar> grad_weight(like, H, C, allow_tf32);
+    ProductSum<Device, Scalar, Projected> grad_weight(like, H, C, allow_tf32);
     const auto partial = [&](bool wanted) -> MaybeTensor {
       if (!wanted) return std::nullopt;
       return new_zeros(like, {Device::time_chunks(chosen, rows_at_once), N, H}, dtype_of<Real>);

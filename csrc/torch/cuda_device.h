@@ -7,12 +7,15 @@
 namespace leakypar {
 
 struct Cuda {
-  template <typename Scalar>
-  using Projected = Scalar;
+  // Calls body with the element type that products take, and leave u in.
+  template <typename Scalar, typename Body>
+  static auto with_projected(Body body) {
+    return body(std::type_identity<Scalar>());
+  }
 
   // Whether a backward scan may write its gradient over the membrane that it reads: the split scan may not, since a warp
   // reads the row before its own, which another warp writes.
-  template <typename Scalar>
+  template <typename Scalar, typename Projected>
   static constexpr bool overwrites = false;
 
   static DeviceFacts facts(const Tensor& tensor) { return cuda::device_facts(tensor.get_device_index()); }
@@ -43,7 +46,8 @@ struct Cuda {
   }
 
   // Whether product() can add to what is there.
-  static bool accumulates(ScalarType dtype) { return dtype == ScalarType::Float; }
+  template <typename Projected>
+  static constexpr bool accumulates = std::is_same_v<Projected, float>;
 
   static std::int64_t time_chunks(Scan scan, std::int64_t T) {
     return scan == Scan::split ? split_backward.chunks(T) : 1;

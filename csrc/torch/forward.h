@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
   const NoGrad no_grad;
   const typename Device::Guard guard(x);
 
-  return with_element(x.scalar_type(), [&]<typename Scalar>(std::type_identity<Scalar>) {
+  return with_types<Device>(x.scalar_type(), [&]<typename Scalar, typename Projected>(Types<Scalar, Projected>) {
     using Real = State<Scalar>;
     const Problem problem = {T, N, C, H, static_cast<std::int64_t>(sizeof(Scalar))};
     const DeviceFacts& facts = Device::facts(x);
@@ -156,8 +156,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Mayb
         });
       }
     } else {
-      const Projection<Device, Scalar> project(x, weight, membrane ? membrane : spikes, longest, allow_tf32);
-      using Args = ScanForward<Scalar, typename Device::template Projected<Scalar>>;
+      const Projection<Device, Scalar, Projected> project(x, weight, membrane ? membrane : spikes, longest, allow_tf32);
+      using Args = ScanForward<Scalar, Projected>;
       in_chunks(Args{}, [&](Args& chunk, std::int64_t t) {
         chunk.u = project(t, chunk.T);
         Device::scan(chunk, chosen, x);

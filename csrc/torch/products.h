@@ -15,15 +15,15 @@ inline void aten_product(const Tensor& out, const Tensor& a, const Tensor& b) {
 
 // The sum of products a_k b_k that come one by one. Their sum is held in the state type: 16-bit pieces would lose what a
 // single product keeps.
-template <typename Device, typename Scalar>
+template <typename Device, typename Scalar, typename Projected>
 class ProductSum {
  public:
   ProductSum(const Tensor& like, std::int64_t rows, std::int64_t columns, bool allow_tf32)
       : like_(like), rows_(rows), columns_(columns), allow_tf32_(allow_tf32) {}
 
   void add(const Tensor& a, const Tensor& b) {
-    constexpr ScalarType dtype = dtype_of<typename Device::template Projected<Scalar>>;
-    if (total_ && Device::accumulates(dtype)) return Device::product(*total_, a, b, true, allow_tf32_);
+    constexpr ScalarType dtype = dtype_of<Projected>;
+    if (total_ && Device::template accumulates<Projected>) return Device::product(*total_, a, b, true, allow_tf32_);
     const Tensor product = new_empty(like_, {rows_, columns_}, dtype);
     Device::product(product, a, b, false, allow_tf32_);
     // Of torch's sums of two tensors, the stable ABI has the difference.
@@ -44,9 +44,8 @@ class ProductSum {
 
 // u = x W^T for a run of time steps: written where the scan's output goes, which the scan overwrites in place, or into a
 // buffer of its own where that has another element type or there is no output.
-template <typename Device, typename Scalar>
+template <typename Device, typename Scalar, typename Projected>
 class Projection {
-  using Projected = typename Device::template Projected<Scalar>;
   static constexpr bool in_place = std::is_same_v<Projected, Scalar>;
 
  public:

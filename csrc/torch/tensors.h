@@ -98,6 +98,18 @@ auto with_element(ScalarType dtype, Body body) {
   }
 }
 
+template <typename Scalar, typename Projected>
+struct Types {};
+
+// Calls body with the element type, and the one that this device's products take for it.
+template <typename Device, typename Body>
+auto with_types(ScalarType dtype, Body body) {
+  return with_element(dtype, [&]<typename Scalar>(std::type_identity<Scalar>) {
+    return Device::template with_projected<Scalar>(
+        [&]<typename Projected>(std::type_identity<Projected>) { return body(Types<Scalar, Projected>()); });
+  });
+}
+
 inline Parameter parameter(const MaybeTensor& tensor, const char* name, std::int64_t H, const Tensor& like) {
   if (!tensor) return {nullptr, DType::float32, 0};
   const bool scalar = tensor->dim() == 0 || (tensor->dim() == 1 && tensor->size(0) == 1);
