@@ -27,6 +27,30 @@ def present(**gradients: Tensor | None) -> dict[str, Tensor]:
     return {name: grad for name, grad in gradients.items() if grad is not None}
 
 
+class RecurrentLayer(Layer):
+    """One that has the parameters of an ``nn.RNN``, whose recurrent matrix is diagonal."""
+
+    def adopt(self, rnn: nn.Module, problem: Problem) -> None:
+        """Gives ``weight_ih_l0`` and the other parameters of ``rnn`` the problem's values."""
+        parameters, named = problem.parameters, dict(rnn.named_parameters())
+        self.weight_ih, self.weight_hh = named["weight_ih_l0"], named["weight_hh_l0"]
+        self.bias_ih, self.bias_hh = named["bias_ih_l0"], named["bias_hh_l0"]
+        with torch.no_grad():
+            self.weight_ih.copy_(parameters.weight)
+            self.weight_hh.copy_(torch.diag(parameters.decay))
+            self.bias_ih.copy_(parameters.bias_ih)
+            self.bias_hh.copy_(parameters.bias_hh)
+
+    def gradients(self) -> dict[str, Tensor]:
+        decay = self.weight_hh.grad
+        return present(
+            weight=self.weight_ih.grad,
+            bias_ih=self.bias_ih.grad,
+            bias_hh=self.bias_hh.grad,
+            decay=None if decay is None else decay.diagonal(),
+        )
+
+
 class Implementation(ABC):
     """One column of the results.
 

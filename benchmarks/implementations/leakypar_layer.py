@@ -7,12 +7,12 @@ from torch import Tensor
 
 import leakypar
 from benchmarks.bounds import PASSES
-from benchmarks.implementations.base import Implementation, Layer, present, register
+from benchmarks.implementations.base import Implementation, Layer, RecurrentLayer, register
 from benchmarks.problem import DTYPES, THRESHOLD, Problem
 from leakypar import ops
 
 
-class LeakyParallelLayer(Layer):
+class LeakyParallelLayer(RecurrentLayer):
     def __init__(
         self, problem: Problem, backend: str, plan: ops.Forward | None = None, recompute: bool = False
     ) -> None:
@@ -30,27 +30,11 @@ class LeakyParallelLayer(Layer):
             plan=plan,
             recompute=recompute,
         )
-        named = dict(self.layer.named_parameters())
-        self.weight_ih, self.weight_hh = named["rnn.weight_ih_l0"], named["rnn.weight_hh_l0"]
-        self.bias_ih, self.bias_hh = named["rnn.bias_ih_l0"], named["rnn.bias_hh_l0"]
-        with torch.no_grad():
-            self.weight_ih.copy_(parameters.weight)
-            self.weight_hh.copy_(torch.diag(parameters.decay))
-            self.bias_ih.copy_(parameters.bias_ih)
-            self.bias_hh.copy_(parameters.bias_hh)
+        self.adopt(self.layer.rnn, problem)
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.layer(x)
         return spikes
-
-    def gradients(self) -> dict[str, Tensor]:
-        decay = self.weight_hh.grad
-        return present(
-            weight=self.weight_ih.grad,
-            bias_ih=self.bias_ih.grad,
-            bias_hh=self.bias_hh.grad,
-            decay=None if decay is None else decay.diagonal(),
-        )
 
 
 FORCED: dict[str, ops.Forward] = {"lane": "lane", "split": "split", "fused": "fused"}

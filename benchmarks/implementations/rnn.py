@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.implementations.atan import ATan
-from benchmarks.implementations.base import Implementation, Layer, present, register
+from benchmarks.implementations.base import Implementation, Layer, RecurrentLayer, register
 from benchmarks.problem import THRESHOLD, Problem
 
 
-class RNNLayer(Layer):
+class RNNLayer(RecurrentLayer):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         parameters = problem.parameters
@@ -25,14 +25,7 @@ class RNNLayer(Layer):
             device=problem.device,
             dtype=parameters.weight.dtype,
         )
-        rnn = dict(self.rnn.named_parameters())
-        self.weight_ih, self.weight_hh = rnn["weight_ih_l0"], rnn["weight_hh_l0"]
-        self.bias_ih, self.bias_hh = rnn["bias_ih_l0"], rnn["bias_hh_l0"]
-        with torch.no_grad():
-            self.weight_ih.copy_(parameters.weight)
-            self.weight_hh.copy_(torch.diag(parameters.decay))
-            self.bias_ih.copy_(parameters.bias_ih)
-            self.bias_hh.copy_(parameters.bias_hh)
+        self.adopt(self.rnn, problem)
         self.weight_hh.requires_grad_(problem.learn_decay)
         if problem.learn_decay:
             mask = torch.eye(problem.shape.H, device=problem.device, dtype=parameters.weight.dtype)
@@ -42,15 +35,6 @@ class RNNLayer(Layer):
         membrane, _ = self.rnn(x)
         spikes: Tensor = ATan.apply(membrane - THRESHOLD)  # type: ignore[no-untyped-call]
         return spikes
-
-    def gradients(self) -> dict[str, Tensor]:
-        decay = self.weight_hh.grad
-        return present(
-            weight=self.weight_ih.grad,
-            bias_ih=self.bias_ih.grad,
-            bias_hh=self.bias_hh.grad,
-            decay=None if decay is None else decay.diagonal(),
-        )
 
 
 @register()

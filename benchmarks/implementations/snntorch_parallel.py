@@ -11,11 +11,11 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, present, register
+from benchmarks.implementations.base import Implementation, Layer, RecurrentLayer, register
 from benchmarks.problem import THRESHOLD, Problem
 
 
-class SnntorchParallelLayer(Layer):
+class SnntorchParallelLayer(RecurrentLayer):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         import snntorch
@@ -30,27 +30,11 @@ class SnntorchParallelLayer(Layer):
             learn_beta=problem.learn_decay,
         )
         self.layer = layer.to(problem.device, parameters.weight.dtype)
-        rnn = dict(self.layer.rnn.named_parameters())
-        self.weight_ih, self.weight_hh = rnn["weight_ih_l0"], rnn["weight_hh_l0"]
-        self.bias_ih, self.bias_hh = rnn["bias_ih_l0"], rnn["bias_hh_l0"]
-        with torch.no_grad():
-            self.weight_ih.copy_(parameters.weight)
-            self.weight_hh.copy_(torch.diag(parameters.decay))
-            self.bias_ih.copy_(parameters.bias_ih)
-            self.bias_hh.copy_(parameters.bias_hh)
+        self.adopt(self.layer.rnn, problem)
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.layer(x)
         return spikes.to(x.dtype)
-
-    def gradients(self) -> dict[str, Tensor]:
-        decay = self.weight_hh.grad
-        return present(
-            weight=self.weight_ih.grad,
-            bias_ih=self.bias_ih.grad,
-            bias_hh=self.bias_hh.grad,
-            decay=None if decay is None else decay.diagonal(),
-        )
 
 
 @register()
