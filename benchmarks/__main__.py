@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks.bounds import PASSES
-from benchmarks.environment import ROOT, describe, set_tf32, stable_name
+from benchmarks.environment import ROOT, Environment, describe, set_tf32, stable_name
 from benchmarks.implementations import Implementation, all_implementations
 from benchmarks.problem import DTYPES, INPUTS
-from benchmarks.results import FAILED, REFUSED, Row, Writer
+from benchmarks.results import FAILED, REFUSED, Row, Writer, finished, read_rows
 from benchmarks.runner import Settings, run
 from benchmarks.shapes import GROWTH, QUICK, SHAPES, Shape, parse_shapes
 from benchmarks.show import show
@@ -59,15 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.output or RESULTS / f"{stable_name(device)}{_suffix(options)}.csv"
 
     environment = describe(device)
+    rows: list[Row] = _resumed(parser, output, environment) if options.resume else []
+    settings = dataclasses.replace(
+        settings, done=frozenset((row.shape, row.dtype, row.input, row.pass_) for row in rows)
+    )
     processors = os.cpu_count() or 1
     if environment.load > BUSY * processors:
         load = f"a load of {environment.load:.1f} on {processors} processors"
         print(f"warning: {load}; times will be those of a busy machine", file=sys.stderr)
 
     writer = Writer(output)
-    rows: list[Row] = []
+    writer.write(rows)
     cases = len(settings.shapes) * len(settings.dtypes) * len(settings.inputs) * len(settings.passes)
-    with tqdm(total=cases, unit="case", disable=True if options.no_progress else None, file=sys.stderr) as bar:
+    with tqdm(
+        total=cases - len(settings.done), unit="case", disable=True if options.no_progress else None, file=sys.stderr
+    ) as bar:
         bar.set_description("measuring the ceilings")
         for case in run(settings, environment, bar.set_description):
             writer.write(case)
@@ -85,6 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{row.status}: {row.label}, {row.shape} {row.dtype} {row.input} {row.pass_}: {row.note}", file=sys.stderr
         )
     return 1 if wrong else 0
+
+
+def _resumed(parser: argparse.ArgumentParser, output: Path, environment: Environment) -> list[Row]:
+    """What a run that was cut short has finished. Its commit may be another: every row says its own."""
+    if not output.exists():
+        return []
+    rows = finished(read_rows(output))
+    for row in rows:
+        for name, now in vars(environment).items():
+            if name not in ("load", "commit") and str(getattr(row, name)) != str(now):
+                parser.error(f"--resume: {output} has {name} {getattr(row, name)}, expected {now} as here and now")
+    return rows
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--call-limit", type=positive(float), metavar="SECONDS", help="drop what takes longer for a call; default: 4")
     add("--case-seconds", type=positive(float), metavar="SECONDS", help="fewer rounds than take longer; default: 8")
     add("--time-limit", type=positive(float), metavar="SECONDS", default=float("inf"), help="start no case after this")
+    add("--resume", action="store_true", help="go on with the output of a run that its time limit cut short")
     add("--threads", type=positive(int), help="CPU threads; default: torch's own choice")
     add("--learn-decay", action="store_true", help="also train the decay, which snntorch does not by default")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="for float32 on a GPU; default: on")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+OUT_OF_TIME = "the run's time limit was reached"
 OK, SKIPPED, FAILED, REFUSED = STATUSES = ("ok", "skipped", "failed", "refused")
 
 
@@ -101,6 +102,14 @@ def read_rows(path: Path) -> list[Row]:
         if header != COLUMNS:
             raise ValueError(f"{path}: got columns {', '.join(header) or 'none'}; expected {', '.join(COLUMNS)}")
         return [_row(path, reader.line_num, cells) for cells in reader]
+
+
+def finished(rows: Iterable[Row]) -> list[Row]:
+    """The rows of the cases that a run came to the end of, before its time limit."""
+    cases: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in rows:
+        cases.setdefault((row.shape, row.dtype, row.input, row.pass_), []).append(row)
+    return [row for case in cases.values() if all(row.note != OUT_OF_TIME for row in case) for row in case]
 
 
 def _row(path: Path, line: int, cells: Sequence[str]) -> Row:

@@ -30,7 +30,6 @@ from benchmarks.timing import Clock, Reading, clock_for, summarize
 FEWEST_ROUNDS = 3
 WARM_SECONDS = 0.5
 MOST_PROFILED_STEPS = 8192
-OUT_OF_TIME = "the run's time limit was reached"
 # What a library or an implementation raises when it cannot do what it was asked to; a defect in the suite itself
 # (an attribute or key that is not there) goes through.
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
@@ -47,6 +46,7 @@ class Settings:
             ``case_seconds``.
         call_limit: Seconds; an implementation is skipped where one call takes longer, and in every larger case.
         time_limit: Seconds for the whole run; what would start after it is skipped.
+        done: Cases that are not run again, as (shape, dtype, input, pass).
     """
 
     device: torch.device
@@ -61,6 +61,7 @@ class Settings:
     case_seconds: float = 8.0
     call_limit: float = 4.0
     time_limit: float = math.inf
+    done: frozenset[tuple[str, str, str, str]] = frozenset()
 
 
 @dataclass
@@ -97,10 +98,12 @@ def run(
         for shape in settings.shapes:
             for dtype in settings.dtypes:
                 for pass_ in settings.passes:
+                    if (shape.name, dtype, kind, pass_) in settings.done:
+                        continue
                     advance(f"{shape.name} {dtype} {kind} {pass_}")
                     case = Case(settings, environment, shape, dtype, kind, pass_, ceilings[dtype], limits, deadline)
                     if time.monotonic() > deadline:
-                        yield case.rows_skipped(OUT_OF_TIME)
+                        yield case.rows_skipped(results.OUT_OF_TIME)
                     else:
                         yield case.run()
 
@@ -162,7 +165,7 @@ class Case:
         """Builds an implementation, checks it and measures its memory; or the row that says why not."""
         lack = implementation.unavailable(problem.device) or implementation.unsuited(problem)
         if time.monotonic() > self.deadline:
-            lack = OUT_OF_TIME
+            lack = results.OUT_OF_TIME
         if lack is not None:
             return self._row(implementation, results.SKIPPED, lack)
         try:

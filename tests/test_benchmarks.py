@@ -602,6 +602,29 @@ def test_growth_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {(row.dtype, row.input) for row in rows} == {("float32", "spikes")}
 
 
+def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.csv"
+    chosen = ["--device", "cpu", "--shapes", "8x2x16x16,16x2x16x16", "--dtype", "float32", "--inputs", "spikes"]
+    arguments = [*chosen, "--implementations", "nn.RNN", "--rounds", "1", "--output", str(path)]
+    assert command_line.main([*arguments, "--passes", "forward"]) == 0
+    rows = read_rows(path)
+    cut = [rows[0], dataclasses.replace(rows[1], status=results.SKIPPED, median_us=None, note=results.OUT_OF_TIME)]
+    Writer(path).write(cut)
+    assert command_line.main([*arguments, "--resume"]) == 0
+    resumed = read_rows(path)
+    assert resumed[0] == rows[0]
+    assert [(row.shape, row.pass_) for row in resumed[1:]] == [
+        ("8x2x16x16", "training"),
+        ("16x2x16x16", "forward"),
+        ("16x2x16x16", "training"),
+    ]
+    assert {row.status for row in resumed} == {results.OK}
+    Writer(path).write([dataclasses.replace(rows[0], threads=rows[0].threads + 1)])
+    with pytest.raises(SystemExit):
+        command_line.main([*arguments, "--resume"])
+    assert f"has threads {rows[0].threads + 1}, expected {rows[0].threads}" in capsys.readouterr().err
+
+
 # The run on a GPU
 
 
