@@ -401,7 +401,7 @@ def test_what_is_left_of_a_case_after_the_time_limit_is_skipped() -> None:
     case = Case(
         settings(RNN(), Linear()), describe(CPU), TINY, "float32", "spikes", "forward", SPEED, Limits(60.0), 0.0
     )
-    assert [(row.status, row.note) for row in case.run()] == [(results.SKIPPED, runner.OUT_OF_TIME)] * 2
+    assert [(row.status, row.note) for row in case.run()] == [(results.SKIPPED, results.OUT_OF_TIME)] * 2
 
 
 # Files
