@@ -98,13 +98,12 @@ def test_against_the_specification(fused_implementation: Implementation, shape: 
 
 @pytest.mark.parametrize("plan", [Plan("lane", "lane", 7, 11), Plan("split", "split", 40, 13)], ids=str)
 def test_chunks_see_the_elements_of_the_whole(fused_implementation: Implementation, plan: Plan) -> None:
-    if fused_implementation.recomputes:
-        pytest.skip("training that recomputes has chunks of its own")
+    """Where training recomputes, its chunks are those of the carries, whatever the plan says."""
     arguments = transparent(90, 2, 10, torch.float32, fused_implementation.device)
     grads = []
-    for chosen in (plan, None):
+    for chosen, recompute in ((plan, fused_implementation.recomputes), (None, False)):
         torch.manual_seed(13)
-        spikes = leakypar.leaky_parallel(**arguments, plan=chosen, dropout=0.5)
+        spikes = leakypar.leaky_parallel(**arguments, plan=chosen, dropout=0.5, recompute=recompute)
         grads += [spikes, *torch.autograd.grad(spikes.sum(), arguments["x"])]
     assert torch.equal(grads[0], grads[2])
     assert torch.equal(grads[1], grads[3])
