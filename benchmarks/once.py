@@ -13,10 +13,10 @@ from benchmarks.environment import set_tf32
 from benchmarks.implementations.leakypar_layer import LeakyParallelLayer
 from benchmarks.problem import DTYPES, make_problem
 from benchmarks.shapes import parse_shape
-from leakypar import ops
+from leakypar import launch_plan, ops
 
 CALLS = 2  # the first loads the module
-PLANS = ("auto", *get_args(ops.Forward))
+PLANS = ("auto", *get_args(launch_plan.Forward))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

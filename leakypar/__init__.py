@@ -7,8 +7,8 @@ fused kernels where they were built (`build_info()` tells), and the layer runs t
 from . import reference, surrogate
 from .build_info import build_info
 from .functional import leaky_parallel
+from .launch_plan import Plan, Tiles, plan
 from .module import LeakyParallel
-from .ops import Plan, Tiles, plan
 from .version import __version__
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import ops, surrogate, validation
+from . import launch_plan, ops, surrogate, validation
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -53,7 +53,7 @@ class _LeakyParallel(torch.autograd.Function):
         want_membrane: bool,
         want_last: bool,
         recompute: bool,
-        launch: ops.Launch,
+        launch: launch_plan.Launch,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
         spikes, membrane, carries, last = ops.forward(
             x,
@@ -175,7 +175,7 @@ def leaky_parallel(
     return_membrane: bool = False,
     return_state: bool = False,
     recompute: bool = False,
-    plan: ops.Plan | ops.Forward | None = None,
+    plan: launch_plan.Plan | launch_plan.Forward | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""A layer of leaky integrate-and-fire neurons over a whole sequence, on the fused kernels.
 
@@ -205,8 +205,8 @@ def leaky_parallel(
         return_membrane: also return the membrane of every step, before dropout.
         return_state: also return the membrane after the last step, to continue from.
         recompute: keep for the backward only what the membrane is rebuilt from, a carry every
-            `leakypar.ops.recompute_steps` steps: a sixteenth of the membrane's memory at most, for one more product
-            of input and weights. The spike must run in the kernels.
+            `leakypar.launch_plan.recompute_steps` steps: a sixteenth of the membrane's memory at most, for one more
+            product of input and weights. The spike must run in the kernels.
         plan: "lane" or "split" to force the scans, "fused" to force the fused forward (see `leakypar.Plan`), a
             `leakypar.Plan` to force everything, None to let sizes decide.
 
@@ -244,7 +244,7 @@ def leaky_parallel(
         return_membrane=return_membrane,
         return_state=return_state,
         recompute=validation.check_flag("recompute", recompute),
-        launch=ops.launch(plan),
+        launch=launch_plan.launch(plan),
     )
 
 
@@ -263,7 +263,7 @@ def run(
     return_membrane: bool,
     return_state: bool,
     recompute: bool,
-    launch: ops.Launch,
+    launch: launch_plan.Launch,
 ) -> Tensor | tuple[Tensor, ...]:
     """`leaky_parallel` where all but `initial_membrane` and the dtype of `x` is known to fit, as in the module."""
     dtype = validation.compute_dtype(x, weight)
@@ -317,7 +317,7 @@ def _run(
     want_membrane: bool,
     want_last: bool,
     recompute: bool,
-    launch: ops.Launch,
+    launch: launch_plan.Launch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
     records = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional, ops, rnn, surrogate, validation
+from . import functional, launch_plan, ops, rnn, surrogate, validation
 from .surrogate import SpikeGrad
 
 __all__ = ["BACKEND_VARIABLE", "LeakyParallel"]
@@ -114,7 +114,7 @@ class LeakyParallel(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
-        plan: ops.Plan | ops.Forward | None = None,
+        plan: launch_plan.Plan | launch_plan.Forward | None = None,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class LeakyParallel(nn.Module):
         validation.check_flag("learn_threshold", learn_threshold)
         validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor)
         validation.check_dtype(dtype)
-        ops.launch(plan)
+        launch_plan.launch(plan)
         if backend == "rnn" or weight_hh_enable:
             given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"
             if plan is not None:
@@ -213,7 +213,7 @@ class LeakyParallel(nn.Module):
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
         if _runs_fused(self.backend, weight.device.type, dense):
             validation.check_input(x, weight)
-            options |= {"recompute": self.recompute, "launch": ops.launch(self.plan)}
+            options |= {"recompute": self.recompute, "launch": launch_plan.launch(self.plan)}
             run = functional.run
         return run(
             x,

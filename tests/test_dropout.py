@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import leakypar
-from leakypar import Plan, ops, surrogate
+from leakypar import Plan, launch_plan, surrogate
 
 from .implementations import Implementation, fused
 from .philox import next_factors, philox
@@ -219,7 +219,7 @@ def test_opcheck_and_wrong_seeds(library: Any, device: str) -> None:
 
 @needs_cuda
 @pytest.mark.parametrize("plan", ["lane", "split", "fused"])
-def test_a_replayed_graph_draws_anew(plan: ops.Forward) -> None:
+def test_a_replayed_graph_draws_anew(plan: launch_plan.Forward) -> None:
     implementation = fused(plan, "cuda", plan)
     arguments = transparent(64, 2, 64, torch.bfloat16, "cuda")
 

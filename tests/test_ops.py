@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import leakypar
-from leakypar import ops, surrogate
+from leakypar import launch_plan, ops, surrogate
 
 from .emulation.control import refusal
 from .implementations import CPU as CPU_IMPLEMENTATION
@@ -306,7 +306,7 @@ def outputs_and_gradients(problem: dict[str, Tensor], last: int, **options: Any)
 
 @needs_cuda
 @pytest.mark.parametrize("plan", ["lane", "split", "fused"])
-def test_beyond_two_to_the_31_elements(plan: ops.Forward) -> None:
+def test_beyond_two_to_the_31_elements(plan: launch_plan.Forward) -> None:
     """The last neurons of a problem of 2^31 elements and more, in both directions, against those neurons alone."""
     T, N, H, last = 150, 4, 3_600_000, 1000
     if torch.cuda.mem_get_info()[0] < 32 * 2**30:

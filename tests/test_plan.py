@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import leakypar
-from leakypar import ops
-from leakypar.ops import DeviceFacts
+from leakypar import launch_plan
+from leakypar.launch_plan import DeviceFacts
 
 from .implementations import CPU, unavailable
 
@@ -90,9 +90,9 @@ def test_wrong_arguments_are_named() -> None:
         (forced(blocks_per_group=0), ValueError, "blocks_per_group of tiles must be at least 1, got 0"),
     ):
         with pytest.raises(error, match=message):
-            ops.launch(plan)
+            launch_plan.launch(plan)
 
 
 def test_a_plan_can_be_forced_as_it_was_read() -> None:
     chosen = leakypar.plan(50, 2, 3, 8, device=H100)
-    assert ops.launch(chosen) == (*chosen[:4], ())
+    assert launch_plan.launch(chosen) == (*chosen[:4], ())

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import leakypar
-from leakypar import ops
+from leakypar import launch_plan, ops
 from leakypar.build_info import extension
-from leakypar.ops import DeviceFacts
+from leakypar.launch_plan import DeviceFacts
 from tools import predictions
 from tools.predictions import H100
 
@@ -253,7 +253,7 @@ def test_the_plan_names_the_fused_forward() -> None:
         device = H100._replace(**{unknown: 0})
         assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=device).scan_forward == "split", unknown
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device="cpu").scan_forward == "lane"
-    assert ops.launch("fused") == ("fused", "auto", 0, 0, ())
+    assert launch_plan.launch("fused") == ("fused", "auto", 0, 0, ())
 
 
 @needs_extension
@@ -268,7 +268,7 @@ def test_the_plan_tells_the_tiles_and_can_be_forced_as_read(name: str, element_b
     assert chosen.tiles is not None
     detailed = predicted(name, element_bytes, H100)
     assert chosen.tiles._asdict() == {field: detailed[field] for field in leakypar.Tiles._fields}
-    assert ops.launch(chosen) == (*chosen[:4], tuple(map(int, chosen.tiles)))
+    assert launch_plan.launch(chosen) == (*chosen[:4], tuple(map(int, chosen.tiles)))
 
 
 @pytest.mark.parametrize("resident", [False, True])

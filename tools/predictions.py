@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels
 from benchmarks.shapes import SHAPES, Shape
 from leakypar.build_info import extension
-from leakypar.ops import DeviceFacts
+from leakypar.launch_plan import DeviceFacts
 
 PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
 BEGIN, END = "<!-- predictions -->\n", "<!-- /predictions -->"

@@ -9,12 +9,12 @@ import leakypar
 from benchmarks.bounds import PASSES
 from benchmarks.implementations.base import Implementation, Layer, RecurrentLayer, register
 from benchmarks.problem import DTYPES, THRESHOLD, Problem
-from leakypar import ops
+from leakypar import launch_plan, ops
 
 
 class LeakyParallelLayer(RecurrentLayer):
     def __init__(
-        self, problem: Problem, backend: str, plan: ops.Forward | None = None, recompute: bool = False
+        self, problem: Problem, backend: str, plan: launch_plan.Forward | None = None, recompute: bool = False
     ) -> None:
         super().__init__()
         parameters = problem.parameters
@@ -37,7 +37,7 @@ class LeakyParallelLayer(RecurrentLayer):
         return spikes
 
 
-FORCED: dict[str, ops.Forward] = {"lane": "lane", "split": "split", "fused": "fused"}
+FORCED: dict[str, launch_plan.Forward] = {"lane": "lane", "split": "split", "fused": "fused"}
 RECOMPUTE = "recompute"
 
 
