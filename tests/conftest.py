@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +10,46 @@ import pytest
 import torch
 
 from .implementations import CUDA, EMULATED, EVERY, FUSED, Implementation, emulation, unavailable
+
+try:
+    import hypothesis
+except ImportError:
+    hypothesis = None  # its tests are skipped by name
+
+SEED = int(os.environ.get("LEAKYPAR_TEST_SEED", "0"))
+
+if hypothesis is not None:
+    # The same examples in every run: a failure that comes and goes is found by `make fuzz`, and by nobody else's tests.
+    shared = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.function_scoped_fixture]}
+    hypothesis.settings.register_profile("repeatable", max_examples=15, derandomize=True, **shared)
+    hypothesis.settings.register_profile("fuzz", max_examples=100, database=None, print_blob=True, **shared)
+    hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_configure() -> None:
+    # Each worker of a parallel run has its share of the cores: threads that wait for a core spin, and slow the others.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def pytest_report_header() -> str:
+    return f"torch {torch.__version__}; every test begins with torch's seed {SEED} (LEAKYPAR_TEST_SEED)"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The skipped tests, counted by reason."""
+    skipped = terminalreporter.getreports("skipped")
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)  # (file, line, reason)
+    if reasons:
+        terminalreporter.section("skipped, by reason")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5}  {reason}")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(SEED)
 
 
 @contextmanager

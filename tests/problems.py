@@ -86,31 +86,79 @@ def draw(
 
 
 def rounding_margin(problem: Problem, dtype: torch.dtype, rounds_state: bool) -> Tensor:
-    """How far from the exact membrane [T, N, H] rounding may carry one computed in `dtype`.
+    """How far from the exact membrane [T, N, H] rounding may carry one computed in `dtype`, before it is stored.
 
-    A running error bound. With A_t = |w| A_{t-1} + |x_t| |W|^T + |b|, which bounds the unclipped membrane and every
-    intermediate of a composed scan, each step adds at most
+    Infinity where nothing is claimed: from the first step on at which a number inside may overflow. Otherwise a bound
+    by induction over the steps. Let fl be rounding to nearest, ties to either side, with gradual underflow, where
+    nothing overflows: |fl(a) - a| <= unit |a| + tiny, with unit = eps / 2 and tiny half the smallest subnormal, and
+    sums need no tiny. Let
 
-        E_t = |w| E_{t-1} + unit_state (C + 8) A_t + unit_compute 2 A_t
+        U_t = |x_t| |W|^T + |b_ih| + |b_hh|,    A_t = |w| A_{t-1} + U_t,    A_0 = |h_0|
 
-    where the first term is the product's and the step's rounding in the state dtype, and the second is the rounding of
-    the projection to the compute dtype (and of the state, where it is rounded there). relu and the clamps of a composed
-    scan do not enlarge an error.
+    so that A_t bounds the exact membrane without its clip, and whatever a scan composes up to step t. What is computed
+    is then at most A_t + |w| E_{t-1} at step t, where E_t is the error:
+
+        E_t = |w| E_{t-1} + n unit_state (A_t + |w| E_{t-1}) + n tiny_state (1 + max A)       every implementation
+              + 2 unit U_t + 2 tiny                                              one that stores u in a 16-bit dtype
+              or + 4 unit (A_t + |w| E_{t-1}) + 5 tiny                  one that stores the membrane in it (nn.RNN)
+
+    n = C + 8 operations a step: C for the product in any order of its sum, two for the biases, two for the step, and
+    four for what composed maps multiply and add again. The decay's powers underflow too: that tiny multiplies a
+    membrane, hence max A. A 16-bit u is rounded twice: a product may round partial sums. nn.RNN rounds both products,
+    both sums with a bias, and their sum, which are at most U_t, U_t, A_t - U_t + |b|, A_t, A_t: five times, 4 A_t. relu
+    and the clamps are 1-Lipschitz and enlarge no error.
+
+    The exact membrane comes from the same loop in float64, so that unit_state includes its unit. Processors' bfloat16
+    products take subnormals as zero: there tiny is the smallest normal number.
     """
-    state = torch.float64 if dtype == torch.float64 else torch.float32
+    state = torch.promote_types(dtype, torch.float32)
+    flushes = dtype == torch.bfloat16
+    operations = problem.x.shape[-1] + 8
+    unit_state = operations * (_unit(state) + _unit(torch.float64))
+    tiny_state = operations * _tiny(state, flushes)
+    unit, tiny = (0.0, 0.0) if dtype == state else (2 * _unit(dtype), 2 * _tiny(dtype, flushes))
+    if rounds_state:
+        unit, tiny = 2 * unit, 2.5 * tiny
+
     exact = {name: tensor.detach().double().abs() for name, tensor in problem.tensors().items()}
     u = exact["x"] @ exact["weight"].T
     for bias in ("bias_ih", "bias_hh"):
         u = u + exact.get(bias, 0.0)
-    compute_units = (4.0 if rounds_state else 2.0) * torch.finfo(dtype).eps / 2
-    units = (problem.x.shape[-1] + 8) * torch.finfo(state).eps / 2 + (compute_units if dtype != state else 0.0)
     bound = exact.get("initial_membrane", torch.zeros_like(u[:1].sum(0)))
-    error, margins = torch.zeros_like(bound), []
+    largest, error = bound, torch.zeros_like(bound)
+    claimed, margins = torch.ones_like(bound, dtype=torch.bool), []
     for u_t in u:
         bound = exact["decay"] * bound + u_t
-        error = exact["decay"] * error + units * bound
-        margins.append(error)
+        largest = torch.maximum(largest, bound)
+        carried = exact["decay"] * error
+        reached = bound + carried
+        stored = reached if rounds_state else u_t
+        error = carried + unit_state * reached + tiny_state * (1 + largest) + unit * stored + tiny
+        claimed = claimed & (bound + error < torch.finfo(state).max)
+        claimed = claimed & (stored * (1 + unit) < torch.finfo(dtype).max)
+        if rounds_state:  # its recurrent matrix is dense: an infinity times the zeros of another neuron is NaN
+            claimed = claimed & claimed.all(-1, keepdim=True)
+        margins.append(torch.where(claimed, error, torch.inf))
     return torch.stack(margins) if margins else u
+
+
+def _unit(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps / 2
+
+
+def _tiny(dtype: torch.dtype, flushes: bool) -> float:
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal if flushes else limits.smallest_normal * limits.eps / 2
+
+
+def within_margin(value: Tensor, exact: Tensor, margin: Tensor) -> bool:
+    """Whether a stored value may be the rounding of a number within the margin of the exact one.
+
+    Rounding is monotone: what lies between exact - margin and exact + margin is stored between the roundings of these
+    two. That holds of ties, of subnormals, and of what overflows to infinity when it is stored.
+    """
+    low, high = ((exact + sign * margin).to(value.dtype) for sign in (-1, 1))
+    return bool((((low <= value) & (value <= high)) | margin.isinf()).all())
 
 
 def gradients_at(

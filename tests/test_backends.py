@@ -31,16 +31,14 @@ def _outside_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """What ran each call of a layer, and with which options. The kernels are replaced by nn.RNN's."""
+    """What ran each call of a layer, and with which options. Nothing is computed: a CUDA build of torch looks for its
+    device inside a kernel, even where the tensors are fake."""
     recorded: list[tuple[str, dict[str, Any]]] = []
-    run_rnn = rnn.leaky_parallel
 
     def recording(name: str) -> Callable[..., Any]:
-        def run(*tensors: Any, **options: Any) -> Any:
-            recorded.append((name, options.copy()))
-            for of_the_kernels in ("launch", "recompute"):
-                options.pop(of_the_kernels, None)
-            return run_rnn(*tensors, **options)
+        def run(x: torch.Tensor, weight: torch.Tensor, *tensors: Any, **options: Any) -> Any:
+            recorded.append((name, options))
+            return x.new_empty(*x.shape[:-1], len(weight))
 
         return run
 

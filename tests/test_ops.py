@@ -154,7 +154,6 @@ def test_a_second_derivative_of_a_frozen_layer_is_an_error(fused_implementation:
         torch.autograd.grad(first.sum(), problem.x, allow_unused=True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of how torch itself enters forward mode
 def test_a_tangent_is_refused(fused_implementation: Implementation) -> None:
     """Forward-mode differentiation has no formula here: an error, not a tangent of zeros."""
     problem = draw(9, 2, 3, 5, dtype=torch.float64).to(torch.float64, fused_implementation.device)
