@@ -49,8 +49,6 @@ def test_each_test_begins_with_the_seed() -> None:
 
 def test_skipped_tests_are_summed_up_by_reason(tmp_path: Path) -> None:
     skipping = "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test(n): pytest.skip('no device')\n"
-        "import pytest\n\n\n@pytest.mark.parametrize('n', range(9))\ndef test(n):\n    pytest.skip('no device')\n"
-    )
     (tmp_path / "test_skipping.py").write_text(skipping)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)]
     result = subprocess.run([*command, "-c", str(ROOT / "pyproject.toml")], cwd=ROOT, capture_output=True, text=True)
