@@ -3,6 +3,8 @@
 #   VENV         virtual environment to work in: the active one if it has torch, else .venv (made where it is missing)
 #   PYTHON       the Python that makes it                                                          [python3]
 #   TORCH        what pip installs where there is no torch yet, such as torch==2.13.0                [torch]
+#   LEAKYPAR_BUILD  auto, native, cuda, cpu or python; native: no CUDA kernels where there is no driver  [native]
+#   SECONDS      how long fuzz looks                                                               [300]
 #   INSTALL=no   take the environment as it is: install nothing, build nothing
 #   TESTS        the tests to run                                                                  [tests]
 #   OLD, NEW     the CSV files that bench-check compares                    [benchmarks/results/cpu.csv and the quick run]
@@ -18,6 +20,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 TORCH ?= torch
 TESTS ?= tests
+SECONDS ?= 300
+export LEAKYPAR_BUILD ?= native
 OLD ?= benchmarks/results/cpu.csv
 NEW ?= benchmarks/results/cpu-quick.csv
 ifneq ($(VIRTUAL_ENV),)
@@ -28,7 +32,7 @@ VENV ?= .venv
 
 bin := $(abspath $(VENV))/bin
 python := $(bin)/python
-pip := $(python) -m pip --disable-pip-version-check --quiet
+pip := $(python) -m pip --disable-pip-version-check
 
 # A stamp says that a set of dependencies ("test", "demo", ...) is installed in this environment, with leakypar itself.
 stamps := build/stamps/$(subst /,_,$(abspath $(VENV)))
@@ -47,8 +51,12 @@ demo: $(call needs,demo) ## Train a network on handwritten digits, beside nn.RNN
 	$(python) examples/train_digits.py $(DEMO_ARGS)
 
 .PHONY: test
-test: $(call needs,test) ## Run every test
-	$(bin)/pytest $(TESTS) $(PYTEST_ARGS)
+test: $(call needs,test) ## Run every test, on every core
+	$(bin)/pytest $(TESTS) -n auto --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: $(call needs,test) ## Draw odd shapes and values for SECONDS, in search of one that an implementation gets wrong
+	$(python) -m tests.fuzz --seconds $(SECONDS) $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(call needs,bench) ## Measure against every rival that is installed, as a table and a CSV
@@ -113,6 +121,10 @@ install: $(stamps)/torch ## Install into the environment, in editable form, and 
 	@touch $(built)
 	@$(python) -c "import leakypar; print(leakypar.build_info())"
 
+.PHONY: wheel sdist
+wheel sdist: $(call needs,dist) ## Build a wheel or an sdist into dist/, check it, install it in a fresh environment
+	$(python) -m tools.distribution $@
+
 .PHONY: check
 check: lint test ## Everything that must hold before a commit
 
@@ -149,15 +161,20 @@ clean: ## Remove what was built (not the environment)
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
+# pip says what it downloads, with a bar on a terminal. It hides what a build prints, so the extension is built first,
+# where ninja counts the files, and pip finds it done.
 $(stamps)/torch: $(VENV)/pyvenv.cfg
+	@echo "==> $(VENV): installing $(TORCH) and what builds an extension; a CUDA build of torch is some 3 GB"
 	$(pip) install "$(TORCH)" "setuptools>=77" wheel "pybind11>=2.13" ninja
 	@mkdir -p $(stamps) && touch $@
 
-$(stamps)/%: pyproject.toml setup.py $(stamps)/torch
+$(built): $(csrc) setup.py tools/toolchain.py $(stamps)/torch
+	@echo "==> $(VENV): compiling the extension"
+	$(python) setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(stamps)/%: pyproject.toml setup.py $(built)
+	@echo "==> $(VENV): installing what \"$*\" needs"
 	$(pip) install --no-build-isolation --editable ".[$*]"
 	@touch $@ $(built)
 	@$(python) -c "import leakypar; print(leakypar.build_info())"
-
-$(built): $(csrc)
-	$(python) setup.py --quiet build_ext --inplace
-	@touch $@

@@ -1,7 +1,8 @@
 """Builds leakypar: the CUDA extension, the CPU extension, or the Python package alone.
 
 Set `LEAKYPAR_BUILD` to "cuda", "cpu" or "python" to have that variant or a failure; "auto" (the default) takes the
-first of them that this machine and the torch that is installed can build. `TORCH_CUDA_ARCH_LIST` and `MAX_JOBS` mean
+first of them that this machine and the torch that is installed can build, "native" (what `make` takes) the first that
+this machine can also run. `TORCH_CUDA_ARCH_LIST` and `MAX_JOBS` mean
 what they mean for every torch extension. What was built, and why, is printed; `leakypar.build_info()` tells it later.
 
 The extension uses torch's stable ABI and links only what every build of torch has, so it is not a torch
@@ -15,14 +16,27 @@ import os
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
+# Older ones read the licence of pyproject.toml as an error, and say so in a hundred lines.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(f'leakypar: setuptools {setuptools.__version__} is too old to build it: pip install "setuptools>=77"')
+
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build front end runs this file without its folder on the path
 
-from tools.toolchain import CudaToolkit, Decision, Unavailable, architectures, decide, stable_abi_define  # noqa: E402
+from tools.toolchain import (  # noqa: E402
+    CudaToolkit,
+    Decision,
+    Unavailable,
+    architectures,
+    decide,
+    mismatch,
+    stable_abi_define,
+)
 
 OPTIMISED_CXX20 = ["-std=c++20", "-O3"]
 HOST_FLAGS = [
@@ -116,8 +130,13 @@ def announce(decision: Decision) -> None:
     lines = [f"leakypar: building {title[decision.variant]}", f"because: {decision.reason}"]
     if decision.variant == "cuda":
         lines.append(f"architectures: {architectures()}")
+        assert decision.toolkit is not None
+        if note := mismatch(decision.toolkit, torch_cuda_version()):
+            lines.append(f"warning: {note}")
     if decision.variant == "python":
         lines.append("Without the extension the layer runs on nn.RNN.")
+    if decision.remedy is not None:
+        lines.append(f"once that is mended: {decision.remedy}")
     rule = "=" * max(map(len, lines))
     print("\n".join([rule, *lines, rule]), file=sys.stderr, flush=True)
 
@@ -141,6 +160,7 @@ def write_record(package: Path) -> None:
     record = {
         "variant": decision.variant,
         "reason": decision.reason,
+        "remedy": decision.remedy,
         "torch_version": torch_version() if ext_modules else None,
     }
     if package == ROOT / "leakypar" and not ext_modules:

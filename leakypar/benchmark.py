@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import ops
 from .module import LeakyParallel
 from .version import __version__
 
@@ -189,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for value in chosen:
             if value not in known:
                 parser.error(f"{name}: expected some of {', '.join(known)}, got {value!r}")
+    if not ops.is_available("cpu"):
+        print(f"There are no fused kernels to measure: {ops.unavailable_reason('cpu')}", file=sys.stderr)
+        return 1
     threads = [int(count) for count in options.threads.split(",")]
     cases = product(shapes, options.dtypes.split(","), options.passes.split(","), threads)
     rows = show(measure(Case(*case), options.seconds) for case in cases)

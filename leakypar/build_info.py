@@ -7,6 +7,7 @@ was chosen; it is all there is where no binary was built.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
@@ -32,6 +33,8 @@ class BuildInfo:
         variant: "cuda" (CUDA and CPU kernels), "cpu" (CPU kernels) or "python" (no extension: the layer runs on
             `nn.RNN`).
         reason: why this variant was built or, where an extension was built but does not load, why it does not.
+        remedy: where a build that nobody asked for by name gives less than the machine could use, the command that
+            builds it anew, once what `reason` misses is there. To be given in the root of the sources.
         cuda_version: version of the CUDA toolkit that compiled the kernels and whose runtime is linked in.
         architectures: compute capabilities the kernels were compiled for; "+PTX" marks one that newer devices can use.
         compiler: the C++ compiler.
@@ -42,6 +45,7 @@ class BuildInfo:
     version: str
     variant: Variant
     reason: str
+    remedy: str | None = None
     cuda_version: str | None = None
     architectures: tuple[str, ...] = ()
     compiler: str | None = None
@@ -77,11 +81,13 @@ def build_info() -> BuildInfo:
     try:
         binary = extension()
     except ImportError as error:
-        return BuildInfo(version=__version__, variant="python", reason=_why_python(record, error))
+        reason, remedy = _why_python(record, error)
+        return BuildInfo(version=__version__, variant="python", reason=reason, remedy=remedy)
     return BuildInfo(
         version=__version__,
         variant=cast(Variant, binary.variant),
         reason=record.get("reason") or "the build left no record of its reason",
+        remedy=record.get("remedy"),
         cuda_version=binary.cuda_version,
         architectures=tuple(binary.architectures.replace(";", " ").split()),
         compiler=binary.compiler,
@@ -90,9 +96,25 @@ def build_info() -> BuildInfo:
     )
 
 
-def _why_python(record: dict[str, str | None], error: ImportError) -> str:
+@cache
+def warn_of_a_lesser_build() -> None:
+    """Warns, once in a process, where `build_info().remedy` says that more could have been built.
+
+    pip shows nothing of what a build prints, and "Successfully installed" after each.
+    """
+    info = build_info()
+    if info.remedy is not None:
+        built = {"python": "without its extension, and runs on nn.RNN", "cpu": "without CUDA kernels"}[info.variant]
+        warnings.warn(f"leakypar was built {built}: {info.reason}. Then: {info.remedy}", stacklevel=3)
+
+
+_REINSTALL = "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps ."
+
+
+def _why_python(record: dict[str, str | None], error: ImportError) -> tuple[str, str | None]:
+    """The reason for having no extension, and the remedy."""
     if not record:
-        return "leakypar was not built: pip install --no-build-isolation ."
+        return "the sources were never built", _REINSTALL
     if record["variant"] == "python":
-        return str(record["reason"])
-    return f"the {record['variant']} extension was built but does not load: {error}"
+        return str(record["reason"]), record.get("remedy")
+    return f"the {record['variant']} extension was built but does not load: {error}", _REINSTALL

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional, launch_plan, ops, rnn, surrogate, validation
+from .build_info import warn_of_a_lesser_build
 from .surrogate import SpikeGrad
 
 __all__ = ["BACKEND_VARIABLE", "LeakyParallel"]
@@ -300,6 +301,7 @@ def _preference(backend: str, dense: bool) -> str:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile traces none of it
 def _runs_fused(backend: str, device_type: str, dense: bool) -> bool:
     """Whether a call on a device runs the fused kernels, rather than `nn.RNN`."""
+    warn_of_a_lesser_build()
     preference = _preference(backend, dense)
     if preference == "rnn" or (preference == "auto" and device_type != "cuda"):
         return False

@@ -17,7 +17,7 @@ import pytest
 
 import leakypar
 from leakypar.build_info import BuildInfo, extension
-from tools import ptxas_report, toolchain
+from tools import distribution, ptxas_report, toolchain
 from tools.toolchain import CudaToolkit, Unavailable, decide
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,25 +184,102 @@ def no_toolkit() -> CudaToolkit:
     raise Unavailable("no toolkit")
 
 
+def a_driver() -> bool:
+    return True
+
+
+def no_driver() -> bool:
+    return False
+
+
+OTHERWISE = "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps ."
+
+
 @pytest.mark.parametrize(
-    ("torch_cuda", "require_extension", "find_toolkit", "variant", "reason"),
+    ("requested", "torch_cuda", "require_extension", "find_toolkit", "find_driver", "variant", "reason", "remedy"),
     [
-        ("13.0", present, lambda: TOOLKIT, "cuda", "torch has CUDA 13.0, and a CUDA 13.0 toolkit was found"),
-        ("13.0", present, no_toolkit, "cpu", "the torch that is installed has CUDA 13.0, but no toolkit"),
-        (None, present, lambda: TOOLKIT, "cpu", "the torch that is installed is a build without CUDA"),
-        ("13.0", absent, lambda: TOOLKIT, "python", "no compiler"),
+        ("auto", "13.0", present, lambda: TOOLKIT, no_driver, "cuda", "CUDA 13.0, and a CUDA 13.0 toolkit", None),
+        ("native", "13.0", present, lambda: TOOLKIT, a_driver, "cuda", "CUDA 13.0, and a CUDA 13.0 toolkit", None),
+        ("native", "13.0", present, lambda: TOOLKIT, no_driver, "cpu", "no NVIDIA driver.*LEAKYPAR_BUILD=cuda", None),
+        ("auto", "13.0", present, no_toolkit, a_driver, "cpu", "torch .*CUDA 13.0, but no toolkit", OTHERWISE),
+        ("auto", "13.0", present, no_toolkit, no_driver, "cpu", "torch .*CUDA 13.0, but no toolkit", None),
+        ("auto", None, present, lambda: TOOLKIT, a_driver, "cpu", "torch .* is a build without CUDA", None),
+        ("auto", "13.0", absent, lambda: TOOLKIT, a_driver, "python", "no compiler", OTHERWISE),
+        ("native", "13.0", absent, lambda: TOOLKIT, no_driver, "python", "no compiler", OTHERWISE),
+        ("python", "13.0", absent, lambda: TOOLKIT, a_driver, "python", "LEAKYPAR_BUILD=python", None),
     ],
 )
-def test_automatic_choice(
+def test_choice(
+    requested: str,
     torch_cuda: str | None,
     require_extension: Callable[[], None],
     find_toolkit: Callable[[], CudaToolkit],
+    find_driver: Callable[[], bool],
     variant: str,
     reason: str,
+    remedy: str | None,
 ) -> None:
-    decision = decide("auto", lambda: torch_cuda, require_extension, find_toolkit)
-    assert (decision.variant, decision.reason) == (variant, reason)
+    decision = decide(requested, lambda: torch_cuda, require_extension, find_toolkit, find_driver)
+    assert (decision.variant, decision.remedy) == (variant, remedy)
+    assert re.search(reason, decision.reason)
     assert (decision.toolkit is TOOLKIT) == (variant == "cuda")
+
+
+def test_a_toolkit_of_another_major_version_is_named() -> None:
+    assert toolchain.mismatch(TOOLKIT, "13.1") is None
+    assert toolchain.mismatch(TOOLKIT, None) is None
+    assert "nvcc is of CUDA 13.0, torch of CUDA 12.8" in str(toolchain.mismatch(TOOLKIT, "12.8"))
+
+
+def test_an_old_setuptools_is_named_in_one_line() -> None:
+    program = "import runpy, setuptools; setuptools.__version__ = '65.5.0'; runpy.run_path('setup.py')"
+    result = run(sys.executable, "-c", program)
+    assert result.returncode != 0
+    assert result.stderr.strip() == ('leakypar: setuptools 65.5.0 is too old to build it: pip install "setuptools>=77"')
+
+
+FIRST_USE = """
+import json, sys, warnings
+from pathlib import Path
+import torch, leakypar
+build_info = sys.modules["leakypar.build_info"]
+build_info._RECORD = Path(sys.argv[1])
+if sys.argv[2] == "python":
+    sys.modules["leakypar._C"] = None
+build_info.build_info.cache_clear()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    layers = [leakypar.LeakyParallel(3, 5) for _ in range(2)]
+    before = len(caught)
+    for layer in layers:
+        layer(torch.rand(4, 2, 3))
+        layer(torch.rand(4, 2, 3))
+print(json.dumps([before, [str(warning.message) for warning in caught], str(leakypar.build_info())]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variant", "remedy"), [("python", OTHERWISE), ("python", None), ("cpu", OTHERWISE), ("cpu", None)]
+)
+def test_a_lesser_build_says_so_once_at_first_use(variant: str, remedy: str | None, tmp_path: Path) -> None:
+    if variant == "cpu" and leakypar.build_info().variant != "cpu":
+        pytest.skip("the CPU extension is not what is built here")
+    record = tmp_path / "_build.json"
+    record.write_text(json.dumps({"variant": variant, "reason": "no compiler", "remedy": remedy}))
+    result = run(sys.executable, "-c", FIRST_USE, str(record), variant, LEAKYPAR_BACKEND="auto")
+    assert result.returncode == 0, result.stderr
+    before, messages, table = json.loads(result.stdout)
+    assert before == 0
+    if remedy is None:
+        assert messages == []
+        assert "remedy" not in table
+        return
+    (message,) = messages
+    without = {"python": "without its extension", "cpu": "without CUDA kernels"}[variant]
+    assert without in message
+    assert "no compiler" in message
+    assert message.endswith(remedy)
+    assert re.search(rf"^remedy +{re.escape(remedy)}$", table, flags=re.MULTILINE)
 
 
 def test_forced_choice_fails_rather_than_falls_back() -> None:
@@ -383,6 +460,21 @@ def test_a_forced_build_fails_without_a_compiler_and_auto_goes_on(small_tree: Pa
     )
     assert json.loads((small_tree / "leakypar/_build.json").read_text())["variant"] == "python"
     assert not stale.exists()
+
+
+# The sdist
+
+
+def test_the_sdist_holds_what_the_readme_links_to() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = distribution.linked(readme)
+    assert {"docs/cpu.md", "docs/kernels.md", "docs/scaling.md"} <= links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    shipped = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()}
+    assert distribution.lacking(shipped - {"docs/cpu.md"}, set(), readme) == {"docs/cpu.md"}
+    assert distribution.lacking(shipped - {"setup.py"}, {"setup.py", ".ci/run"}, readme) == {"setup.py"}
+    grafted = re.findall(r"^graft (\S+)", (ROOT / "MANIFEST.in").read_text(), flags=re.MULTILINE)
+    assert {link.split("/")[0] for link in links} <= set(grafted)
 
 
 # The register report

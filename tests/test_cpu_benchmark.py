@@ -40,6 +40,16 @@ def test_the_command_writes_a_row_for_every_case(tmp_path: Path) -> None:
         assert math.isfinite(float(row["spread"]))
 
 
+def test_without_kernels_it_says_what_is_missing_and_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark.ops, "_BUILT_FOR", ())
+    assert benchmark.main([]) == 1
+    printed = capsys.readouterr().err
+    assert "built without cpu kernels" in printed
+    assert "pip install --no-build-isolation" in printed
+
+
 @pytest.mark.parametrize("arguments", [["--shapes", "huge"], ["--dtypes", "int8"], ["--passes", "backward"]])
 def test_unknown_choices_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

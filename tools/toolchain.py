@@ -6,6 +6,7 @@ the person who builds will read.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -20,6 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VARIANTS = ("cuda", "cpu", "python")
+CHOICES = ("auto", "native", *VARIANTS)
+
+# pip and uv keep the wheels that they build, and would give the lesser one again.
+REINSTALL = "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps ."
 
 # One binary runs on every GPU from an A100 (8.0) to a consumer Blackwell (12.0), and by its PTX on later ones.
 # 10.3 is left out: device code that CUDA 13.0 makes for it has been reported to be numerically wrong.
@@ -45,11 +50,20 @@ class CudaToolkit:
 
 @dataclass(frozen=True)
 class Decision:
-    """The variant to build, why, and the toolkit where the variant is "cuda"."""
+    """What to build.
+
+    Attributes:
+        variant: one of `VARIANTS`.
+        reason: why this one.
+        toolkit: where the variant is "cuda".
+        remedy: the command to give once what `reason` misses is there; None where nothing better could be built, or
+            the variant was asked for by name.
+    """
 
     variant: str
     reason: str
     toolkit: CudaToolkit | None = None
+    remedy: str | None = None
 
 
 def stable_abi_define() -> str:
@@ -160,39 +174,61 @@ def check_cxx_compiler(compiler: str) -> None:
         raise Unavailable(f"the C++ compiler {compiler!r} cannot compile C++20 with Python's headers: {first_error}")
 
 
+def has_driver() -> bool:
+    """Whether this machine has an NVIDIA driver: without `libcuda.so.1` no kernel can run here."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def mismatch(toolkit: CudaToolkit, torch_cuda: str | None) -> str | None:
+    """What to know of a toolkit whose major version is not that of torch's CUDA; None where they agree."""
+    if torch_cuda is None or toolkit.version.split(".")[0] == torch_cuda.split(".")[0]:
+        return None
+    return (
+        f"nvcc is of CUDA {toolkit.version}, torch of CUDA {torch_cuda}: the driver must have both; "
+        f"where it has not, set CUDA_HOME to a toolkit of CUDA {torch_cuda.split('.')[0]}"
+    )
+
+
 def decide(
     requested: str,
     torch_cuda_version: Callable[[], str | None],
     require_extension: Callable[[], None] = require_extension_build,
     find_toolkit: Callable[[], CudaToolkit] = find_cuda_toolkit,
+    find_driver: Callable[[], bool] = has_driver,
 ) -> Decision:
     """Which variant to build.
 
     Args:
-        requested: "auto", or a variant that is built or fails.
+        requested: a variant that is built or fails; "auto", the best that can be built; or "native", the best that
+            this machine can run: no CUDA where there is no driver.
         torch_cuda_version: the CUDA version of the torch that is installed, None for a CPU build of it; asked only once
             `require_extension` has found a torch.
         require_extension: raises `Unavailable` where no extension can be built.
         find_toolkit: gives the CUDA toolkit, or raises `Unavailable`.
+        find_driver: tells whether this machine has an NVIDIA driver.
 
     Returns:
         The variant, with a reason to print. "cuda" may be requested under a CPU build of torch: the extension links
         nothing that only a CUDA build has.
 
     Raises:
-        ValueError: `requested` is none of the four.
+        ValueError: `requested` is none of the five.
         Unavailable: a variant was requested that cannot be built here.
     """
-    if requested not in ("auto", *VARIANTS):
-        raise ValueError(f'LEAKYPAR_BUILD must be "auto", "cuda", "cpu" or "python", not {requested!r}')
+    if requested not in CHOICES:
+        raise ValueError(f'LEAKYPAR_BUILD must be "auto", "native", "cuda", "cpu" or "python", not {requested!r}')
     if requested == "python":
         return Decision("python", "LEAKYPAR_BUILD=python")
     try:
         require_extension()
     except Unavailable as missing:
-        if requested != "auto":
+        if requested in ("cpu", "cuda"):
             raise
-        return Decision("python", str(missing))
+        return Decision("python", str(missing), remedy=REINSTALL)
     if requested == "cpu":
         return Decision("cpu", "LEAKYPAR_BUILD=cpu")
     if requested == "cuda":
@@ -200,8 +236,11 @@ def decide(
     torch_cuda = torch_cuda_version()
     if torch_cuda is None:
         return Decision("cpu", "the torch that is installed is a build without CUDA")
+    if requested == "native" and not find_driver():
+        return Decision("cpu", "this machine has no NVIDIA driver (libcuda.so.1), which LEAKYPAR_BUILD=cuda ignores")
     try:
         toolkit = find_toolkit()
     except Unavailable as missing:
-        return Decision("cpu", f"the torch that is installed has CUDA {torch_cuda}, but {missing}")
+        reason = f"the torch that is installed has CUDA {torch_cuda}, but {missing}"
+        return Decision("cpu", reason, remedy=REINSTALL if find_driver() else None)
     return Decision("cuda", f"torch has CUDA {torch_cuda}, and a CUDA {toolkit.version} toolkit was found", toolkit)
