@@ -34,6 +34,10 @@ bin := $(abspath $(VENV))/bin
 python := $(bin)/python
 pip := $(python) -m pip --disable-pip-version-check
 
+# torch has ninja print whole command lines; the file that was compiled is what one wants to read.
+compile := $(python) setup.py --quiet build_ext --inplace 2>&1 \
+  | sed -u -E 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
+
 # A stamp says that a set of dependencies ("test", "demo", ...) is installed in this environment, with leakypar itself.
 stamps := build/stamps/$(subst /,_,$(abspath $(VENV)))
 built := $(stamps)/.built
@@ -112,7 +116,7 @@ gpu: $(if $(gpu_python),,$(call needs,test bench)) ## Build, test, sanitize and 
 
 .PHONY: build
 build: $(stamps)/torch ## Rebuild in place what has changed
-	$(python) setup.py --quiet build_ext --inplace
+	@$(compile)
 	@mkdir -p $(stamps) && touch $(built)
 
 .PHONY: install
@@ -170,7 +174,7 @@ $(stamps)/torch: $(VENV)/pyvenv.cfg
 
 $(built): $(csrc) setup.py tools/toolchain.py $(stamps)/torch
 	@echo "==> $(VENV): compiling the extension"
-	$(python) setup.py --quiet build_ext --inplace
+	@$(compile)
 	@touch $@
 
 $(stamps)/%: pyproject.toml setup.py $(built)

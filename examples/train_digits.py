@@ -1,8 +1,8 @@
 """A spiking network of two layers, 784 -> 128 -> 10, learns handwritten digits from their spikes.
 
-It is trained once per implementation of the layer (leakypar, nn.RNN, snntorch), from the same weights, on the same
-spikes in the same order. At the end: a table of accuracy, time and memory, and a picture of what one digit does in the
-trained network.
+It is trained once per implementation of the layer (leakypar, nn.RNN, snntorch), batch by batch in turns, from the same
+weights, on the same spikes in the same order. At the end: a table of accuracy, time and memory, and a picture of what
+one digit does in the trained network.
 
     python examples/train_digits.py
     python examples/train_digits.py --help

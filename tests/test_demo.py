@@ -14,6 +14,8 @@ pytest.importorskip("tqdm", reason="the demo's progress bar needs tqdm, which is
 from examples.digits.command import main
 from examples.digits.data import CLASSES, load_digits, rate_code, stratified_split
 from examples.digits.network import IMPLEMENTATIONS, build, implementation, unavailable
+from examples.digits.table import times
+from examples.digits.training import Result, Settings, train_in_turns
 
 AVAILABLE = [name for name in IMPLEMENTATIONS if unavailable(name) is None]
 CPU = torch.device("cpu")
@@ -59,6 +61,29 @@ def test_a_training_step_lowers_the_loss(name: str) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def result(name: str, step_seconds: list[float]) -> Result:
+    return Result(name, "a kernel", None, 0.5, np.zeros(4), np.array(step_seconds), None, "bytes", "", {})
+
+
+def test_the_comparison_survives_a_busy_machine() -> None:
+    """The machine is ten times slower for half of the time: it disturbs both, and the ratio does not move."""
+    ours, theirs = result("ours", [1.0, 1.0, 10.0, 10.0]), result("theirs", [2.0, 2.0, 20.0, 20.0])
+    assert times(theirs, ours) == 2.0
+    assert times(result("disturbed", [2.0, 90.0, 20.0, 20.0]), ours) == 2.0
+    assert times(ours, ours) == 1.0
+
+
+def test_implementations_train_in_turns() -> None:
+    digits = load_digits().take(np.arange(0, 5000, 50))
+    names = AVAILABLE[:2]
+    results = train_in_turns(names, Settings(2, 40, 0, "cpu"), digits, digits.take(np.arange(10)))
+    assert [each.name for each in results] == names
+    for each in results:
+        assert len(each.losses) == len(each.step_seconds) == 6
+        assert (each.step_seconds > 0).all()
+    np.testing.assert_allclose(results[0].losses, results[1].losses, rtol=1e-3)
 
 
 def test_a_small_run(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from .figure import draw
 from .network import IMPLEMENTATIONS, unavailable
 from .table import result_table
 from .trace import trace
-from .training import Result, Settings, train_apart
+from .training import Result, Settings, train_in_turns
 
 SAMPLES = 5000
 FEWEST_SAMPLES = 5 * CLASSES  # one test digit of each class
@@ -93,7 +93,7 @@ def _sets(samples: int, seed: int) -> tuple[Digits, Digits]:
 
 
 def _train_all(names: Sequence[str], settings: Settings, train_set: Digits, test_set: Digits) -> list[Result]:
-    results = [train_apart(name, settings, train_set, test_set) for name in names]
+    results = train_in_turns(names, settings, train_set, test_set)
     for result in results:
         if result.initial != results[0].initial:
             raise RuntimeError(

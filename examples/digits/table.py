@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
+import numpy as np
 from rich.table import Table
 
 from .training import Result
+
+
+def times(result: Result, first: Result) -> float:
+    """How many times the first's time a step took: the median of the ratios of the same batch."""
+    return float(np.median(result.step_seconds / first.step_seconds))
 
 
 def result_table(results: Sequence[Result]) -> Table:
@@ -16,20 +21,23 @@ def result_table(results: Sequence[Result]) -> Table:
     table.add_column("implementation", no_wrap=True)
     table.add_column("computed by", no_wrap=True)
     table.add_column("test accuracy", justify="right")
-    table.add_column("s / epoch", justify="right")
+    table.add_column("ms / batch", justify="right")
+    table.add_column(f"times {results[0].name}", justify="right")
     table.add_column("peak memory", justify="right")
     for result in results:
         table.add_row(
             result.name,
             result.backend,
             f"{result.accuracy:.1%}",
-            f"{median(result.epoch_seconds):.3f}",
+            f"{1e3 * np.median(result.step_seconds):.2f}",
+            f"{times(result, results[0]):.2f}",
             "unknown" if result.peak_memory is None else f"{result.peak_memory / 2**20:.0f} MiB",
         )
     kinds = " / ".join(sorted({result.memory_kind for result in results}))
     table.caption = (
-        f"s / epoch: median of {len(results[0].epoch_seconds)}, training steps alone; drawing the spikes is the same "
-        f"for all and not counted. Peak memory: {kinds}, each implementation in a process of its own."
+        f"ms / batch: median of {len(results[0].step_seconds)} training steps, taken in turns; drawing the spikes is "
+        f"the same for all and not counted. times {results[0].name}: median of the ratios, batch by batch. "
+        f"Peak memory: {kinds}, each implementation in a process of its own."
     )
     table.caption_justify = "left"
     return table
