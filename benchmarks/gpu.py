@@ -29,8 +29,8 @@ NO_GPU = 2
 # memory that an unwatched kernel has written would count as uninitialized.
 OURS = ("--kernel-regex", "kns=leakypar")
 SANITIZERS = {"memcheck": (), "racecheck": OURS, "synccheck": OURS, "initcheck": ()}
-# Many channels, which the lane scan takes, and few channels over a long time, which are split.
-PROFILED = (("speech", "lane"), ("streaming", "split"))
+# Many channels, which the sequential scan takes, and few channels over a long time, which look_back splits.
+PROFILED = (("speech", "sequential"), ("streaming", "look_back"))
 # Rivals that need no compiler at every shape: the others would take the time of all.
 TIMED = "nn.RNN,nn.Linear,leakypar fused,snntorch LeakyParallel,spikingjelly"
 NCU_SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy", "WarpStateStats")

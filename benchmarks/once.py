@@ -16,7 +16,7 @@ from benchmarks.shapes import parse_shape
 from leakypar import launch_plan, ops
 
 CALLS = 2  # the first loads the module
-PLANS = ("auto", *get_args(launch_plan.Forward))
+PLANS = ("auto", *get_args(launch_plan.Method))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

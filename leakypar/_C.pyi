@@ -8,10 +8,31 @@ cuda_version: str | None
 architectures: str
 stable_abi_target: str
 
-def device_facts(device: int) -> tuple[int, int, int, int, int, int, int]: ...
+_Method = Literal["sequential", "look_back", "project_scan"]
+_Scan = Literal["sequential", "look_back"]
+_Facts = tuple[int, int, int, int, int, int, int]
+
+def device_facts(device: int) -> _Facts: ...
 def make_plan(
-    *, T: int, N: int, C: int, H: int, element_bytes: int, can_fuse: bool, **facts: int
-) -> tuple[
-    Literal["lane", "split", "fused"], Literal["lane", "split"], int, int, tuple[int, int, int, bool, int] | None
-]: ...
-def predict(*, T: int, N: int, C: int, H: int, element_bytes: int, **facts: int) -> dict[str, Any]: ...
+    *,
+    T: int,
+    N: int,
+    C: int,
+    H: int,
+    precision: str,
+    facts: _Facts,
+    forward: str | None = None,
+    backward: str | None = None,
+    gemm_chunk: int | None = None,
+    backward_gemm_chunk: int | None = None,
+    tiles: tuple[int, ...] | None = None,
+    recompute: bool = False,
+) -> tuple[_Method, _Scan, int, int, tuple[int, int, int, bool, int] | None]: ...
+def check_request(
+    forward: str | None,
+    backward: str | None,
+    gemm_chunk: int | None,
+    backward_gemm_chunk: int | None,
+    tiles: tuple[int, ...] | None,
+) -> None: ...
+def predict(*, T: int, N: int, C: int, H: int, precision: str, facts: _Facts) -> dict[str, Any]: ...

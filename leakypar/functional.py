@@ -41,65 +41,68 @@ class _LeakyParallel(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        decay: Tensor,
         bias_ih: Tensor | None,
         bias_hh: Tensor | None,
-        decay: Tensor,
         threshold: Tensor,
         gain: Tensor,
-        initial: Tensor | None,
+        initial_membrane: Tensor | None,
         seed: Tensor | None,
         dropout: float,
         kernel_surrogate: tuple[int, float, float] | None,
         want_membrane: bool,
-        want_last: bool,
+        want_final: bool,
         recompute: bool,
-        launch: launch_plan.Launch,
+        request: launch_plan.Request,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-        spikes, membrane, carries, last = ops.forward(
+        interval = launch_plan.checkpoint_interval(x.shape[0], x.shape[1], x.dtype) if recompute else None
+        spikes, membrane, checkpoints, final_membrane = ops.forward(
             x,
             weight,
+            decay,
             bias_ih,
             bias_hh,
-            decay,
             threshold,
             gain,
-            initial,
+            initial_membrane,
             seed=seed,
             dropout=dropout,
-            want_spikes=kernel_surrogate is not None,
-            want_membrane=want_membrane or not recompute,  # the backward scan reads it
-            want_carries=recompute,
-            want_last=want_last,
-            launch=launch,
+            outputs=ops.SPIKES * (kernel_surrogate is not None)
+            + ops.MEMBRANE * (want_membrane or not recompute)  # the backward scan reads it
+            + ops.CHECKPOINTS * recompute
+            + ops.FINAL_MEMBRANE * want_final,
+            request=request,
+            checkpoint_interval=interval,
         )
         needs = ctx.needs_input_grad
-        token = x.new_empty(0) if recompute else carries  # which are not wanted, so they are as empty
+        token = x.new_empty(0) if recompute else checkpoints  # which are not wanted, so they are as empty
         # What a gradient does not need is not kept alive for it.
         ctx.save_for_backward(
             x if needs[1] or recompute else None,
             weight if needs[0] or recompute else None,
+            decay,
             bias_ih if recompute else None,
             bias_hh if recompute else None,
-            decay,
             threshold,
             gain,
-            initial,
+            initial_membrane,
             seed,
             None if recompute else membrane,
-            carries if recompute else None,
+            checkpoints if recompute else None,
             token,
         )
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in (bias_ih, bias_hh)]
         ctx.dropout = dropout
         ctx.kernel_surrogate = kernel_surrogate
-        ctx.launch = launch
+        ctx.request = request
+        ctx.interval = interval
         ctx.set_materialize_grads(False)
         if kernel_surrogate is not None and kernel_surrogate[0] == surrogate.disabled().kind and not needs[6]:
             ctx.mark_non_differentiable(spikes)
         return (
             None if kernel_surrogate is None else spikes,
             membrane if want_membrane else None,
-            last if want_last else None,
+            final_membrane if want_final else None,
             token,
         )
 
@@ -117,43 +120,40 @@ class _LeakyParallel(torch.autograd.Function):
     def gradients(
         ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, seed, membrane, carries, _ = ctx.saved_tensors
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial, seed, membrane, checkpoints, _ = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad_spikes is None and grad_membrane is None and grad_last is None:
             return (None,) * 8
-        d_x, d_weight, d_bias, d_decay, d_threshold, d_gain, d_initial = ops.backward(
+        d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = ops.backward(
             grad_spikes,
             grad_membrane,
             grad_last,
             membrane,
-            carries,
+            checkpoints,
             x,
             weight,
+            decay,
             bias_ih,
             bias_hh,
-            decay,
             threshold,
             gain,
             initial,
             ctx.kernel_surrogate or (surrogate.disabled().kind, 0.0, 0.0),
             seed=seed,
             dropout=ctx.dropout,
-            want_x=needs[0],
-            want_weight=needs[1],
-            want_bias=needs[2] or needs[3],
-            want_decay=needs[4],
-            want_threshold=needs[5],
-            want_gain=needs[6],
-            want_initial=needs[7],
-            launch=ctx.launch,
+            outputs=sum(
+                1 << bit for bit, needed in enumerate([*needs[:3], needs[3] or needs[4], *needs[5:8]]) if needed
+            ),
+            request=ctx.request,
+            checkpoint_interval=ctx.interval,
         )
         of_ih, of_hh = ctx.bias_dtypes
         return (
             d_x if needs[0] else None,
             d_weight if needs[1] else None,
-            d_bias.to(of_ih) if needs[2] else None,
-            d_bias.to(of_hh) if needs[3] else None,
-            d_decay.to(decay.dtype) if needs[4] else None,
+            d_decay.to(decay.dtype) if needs[2] else None,
+            d_bias.to(of_ih) if needs[3] else None,
+            d_bias.to(of_hh) if needs[4] else None,
             d_threshold.to(threshold.dtype) if needs[5] else None,
             d_gain.to(gain.dtype) if needs[6] else None,
             d_initial.to(initial.dtype) if needs[7] else None,
@@ -175,7 +175,7 @@ def leaky_parallel(
     return_membrane: bool = False,
     return_state: bool = False,
     recompute: bool = False,
-    plan: launch_plan.Plan | launch_plan.Forward | None = None,
+    plan: launch_plan.Plan | launch_plan.Method | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""A layer of leaky integrate-and-fire neurons over a whole sequence, on the fused kernels.
 
@@ -204,11 +204,11 @@ def leaky_parallel(
             device of `x`, and the kernels derive from it, in both directions, what drops out: no mask is kept.
         return_membrane: also return the membrane of every step, before dropout.
         return_state: also return the membrane after the last step, to continue from.
-        recompute: keep for the backward only what the membrane is rebuilt from, a carry every
-            `leakypar.launch_plan.recompute_steps` steps: a sixteenth of the membrane's memory at most, for one more
+        recompute: keep for the backward only what the membrane is rebuilt from, a checkpoint every
+            `leakypar.launch_plan.checkpoint_interval` steps: a sixteenth of the membrane's memory at most, for one more
             product of input and weights. The spike must run in the kernels.
-        plan: "lane" or "split" to force the scans, "fused" to force the fused forward (see `leakypar.Plan`), a
-            `leakypar.Plan` to force everything, None to let sizes decide.
+        plan: "sequential" or "look_back" to force the scans, "project_scan" to force that forward (see
+            `leakypar.Plan`), a `leakypar.Plan` to force everything, None to let sizes decide.
 
     Returns:
         Spikes `[T, N, H]` (`[T, H]` without a batch) in the compute dtype; then, if asked for, the membrane in the same
@@ -244,7 +244,7 @@ def leaky_parallel(
         return_membrane=return_membrane,
         return_state=return_state,
         recompute=validation.check_flag("recompute", recompute),
-        launch=launch_plan.launch(plan),
+        request=launch_plan.request(plan, recompute=recompute),
     )
 
 
@@ -263,7 +263,7 @@ def run(
     return_membrane: bool,
     return_state: bool,
     recompute: bool,
-    launch: launch_plan.Launch,
+    request: launch_plan.Request,
 ) -> Tensor | tuple[Tensor, ...]:
     """`leaky_parallel` where all but `initial_membrane` and the dtype of `x` is known to fit, as in the module."""
     dtype = validation.compute_dtype(x, weight)
@@ -289,14 +289,14 @@ def run(
         )
     seed = torch.randint(2**63 - 1, (), device=x.device) if in_kernel and dropout > 0 else None
     spikes, membrane, last = _run(
-        (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial_membrane),
+        (x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane),
         seed,
         dropout,
         kernel_surrogate,
         return_membrane or not in_kernel,
         return_state,
         recompute,
-        launch,
+        request,
     )
     if not in_kernel:
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
@@ -315,27 +315,26 @@ def _run(
     dropout: float,
     kernel_surrogate: tuple[int, float, float] | None,
     want_membrane: bool,
-    want_last: bool,
+    want_final: bool,
     recompute: bool,
-    launch: launch_plan.Launch,
+    request: launch_plan.Request,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
     records = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it.
     if records or forward_ad._current_level >= 0:
         spikes, membrane, last, _ = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
-            *tensors, seed, dropout, kernel_surrogate, want_membrane, want_last, recompute, launch
+            *tensors, seed, dropout, kernel_surrogate, want_membrane, want_final, recompute, request
         )
         return spikes, membrane, last
     spikes, membrane, _, last = ops.forward(
         *tensors,
         seed=seed,
         dropout=dropout,
-        want_spikes=kernel_surrogate is not None,
-        want_membrane=want_membrane,
-        want_carries=False,
-        want_last=want_last,
-        launch=launch,
+        outputs=ops.SPIKES * (kernel_surrogate is not None)
+        + ops.MEMBRANE * want_membrane
+        + ops.FINAL_MEMBRANE * want_final,
+        request=request,
     )
     return spikes, membrane, last
 

@@ -67,8 +67,8 @@ class LeakyParallel(nn.Module):
             - `"fused"`: the fused kernels, on the CPU too.
             - `"rnn"`: the kernel of `nn.RNN` (cuDNN on CUDA).
 
-        plan: launch plan to force on the fused kernels: `"lane"`, `"split"`, `"fused"` or a `leakypar.Plan`. None lets
-            them choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
+        plan: what to force on the fused kernels: `"sequential"`, `"look_back"`, `"project_scan"` or a `leakypar.Plan`.
+            None lets them choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
         recompute: let training keep a sixteenth of the membrane's memory at most, and rebuild the membrane in the
             backward, for one more product of input and weights. Only the fused kernels can, and the spike must run in
             them.
@@ -115,7 +115,7 @@ class LeakyParallel(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
-        plan: launch_plan.Plan | launch_plan.Forward | None = None,
+        plan: launch_plan.Plan | launch_plan.Method | None = None,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class LeakyParallel(nn.Module):
         validation.check_flag("learn_threshold", learn_threshold)
         validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor)
         validation.check_dtype(dtype)
-        launch_plan.launch(plan)
+        launch_plan.request(plan, recompute=self.recompute)
         if backend == "rnn" or weight_hh_enable:
             given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"
             if plan is not None:
@@ -214,7 +214,10 @@ class LeakyParallel(nn.Module):
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
         if _runs_fused(self.backend, weight.device.type, dense):
             validation.check_input(x, weight)
-            options |= {"recompute": self.recompute, "launch": launch_plan.launch(self.plan)}
+            options |= {
+                "recompute": self.recompute,
+                "request": launch_plan.request(self.plan, recompute=self.recompute),
+            }
             run = functional.run
         return run(
             x,

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from .build_info import build_info
-from .launch_plan import AUTOMATIC, Launch, fusible, recompute_steps, rnn_tf32
+from .launch_plan import AUTOMATIC, Request, rnn_tf32
 from .validation import state_dtype
+
+# Bits of `outputs`, in the order of the results.
+SPIKES, MEMBRANE, CHECKPOINTS, FINAL_MEMBRANE = (1 << bit for bit in range(4))
+GRADIENTS = ("x", "weight", "decay", "bias", "threshold", "gain", "initial_membrane")
 
 # Found out once, at import: torch.compile can trace a look at a tuple, not a look at the file system.
 _BUILT_FOR: tuple[str, ...] = {"cuda": ("cpu", "cuda"), "cpu": ("cpu",), "python": ()}[build_info().variant]
@@ -28,10 +32,6 @@ def is_available(device_type: str) -> bool:
         device_type: `torch.device.type`, such as "cpu" or "cuda".
     """
     return device_type in _BUILT_FOR
-
-
-def _fuses_on(device_type: str) -> bool:
-    return device_type == "cuda"
 
 
 def unavailable_reason(device_type: str) -> str:
@@ -63,138 +63,113 @@ def _call(operator: Callable[..., Any], *arguments: Any) -> Any:
 def forward(
     x: Tensor,
     weight: Tensor,
+    decay: Tensor,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
-    decay: Tensor,
     threshold: Tensor,
     gain: Tensor,
-    initial: Tensor | None,
+    initial_membrane: Tensor | None,
     *,
     seed: Tensor | None = None,
     dropout: float = 0.0,
-    want_spikes: bool,
-    want_membrane: bool,
-    want_carries: bool,
-    want_last: bool,
-    launch: Launch = AUTOMATIC,
+    outputs: int,
+    request: Request = AUTOMATIC,
+    checkpoint_interval: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Projection, scan and spike.
 
     Args:
         x: `[T, N, C]`, any strides.
         weight: `[H, C]`, dtype of `x`.
+        decay: `[H]`, any stride: the diagonal of the recurrent weight.
         bias_ih: `[H]` or None.
         bias_hh: `[H]` or None.
-        decay: `[H]`, any stride: the diagonal of the recurrent weight.
         threshold: `[H]`, or one value.
         gain: `[H]`, or one value: the height of a spike.
-        initial: `[N, H]`, the membrane before the first step, or None for zeros.
+        initial_membrane: `[N, H]`, the membrane before the first step, or None for zeros.
         seed: one int64 on the device of `x`, which with its place decides whether an element drops out (Philox, see
             `csrc/math/dropout.h`); None for no dropout.
         dropout: probability of that, exact to 2^-25, for the membrane as the threshold sees it.
-        want_spikes: return the spikes.
-        want_membrane: return the membrane of every step.
-        want_carries: return the membrane after every `recompute_steps` steps, the end excepted.
-        want_last: return the membrane of the last step.
-        launch: the plan to force.
+        outputs: what to return, a sum of `SPIKES`, `MEMBRANE`, `CHECKPOINTS` and `FINAL_MEMBRANE`.
+        request: what is forced of the plan.
+        checkpoint_interval: time steps between checkpoints, where those are asked for.
 
     Raises:
-        ValueError: the fused kernel is forced where there is none: on the CPU, in float64, in float32 without TF32; or
-            with carries for a backward that recomputes the membrane, since that projects by the vendor's product.
+        ValueError: what is forced of the plan does not fit the work or the device.
 
     Returns:
-        Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, carries `[chunks - 1, N, H]` and last membrane
-        `[N, H]` in the state dtype; an empty tensor for each that is not wanted.
+        Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, checkpoints `[chunks - 1, N, H]` and final
+        membrane `[N, H]` in the state dtype; an empty tensor for each that is not asked for.
     """
-    allow_tf32 = _allow_tf32(x)
-    if launch.scan_forward == "fused" and not (_fuses_on(x.device.type) and fusible(x.dtype, allow_tf32)):
-        raise ValueError(
-            "plan: 'fused' is for float16, bfloat16 and, where TF32 is allowed, float32 on a CUDA device; "
-            f"x is {x.dtype} on {x.device}, TF32 {'allowed' if allow_tf32 else 'not allowed'}"
-        )
-    if launch.scan_forward == "fused" and want_carries:
-        raise ValueError("plan: 'fused' does not go with recompute=True, whose backward projects in chunks")
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _call(
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = _call(
         _library.forward.default,
         x,
         weight,
+        decay,
         bias_ih,
         bias_hh,
-        decay,
         threshold,
         gain,
-        initial,
+        initial_membrane,
         seed,
         dropout,
-        want_spikes,
-        want_membrane,
-        want_carries,
-        want_last,
-        allow_tf32,
-        launch.scan_forward,
-        launch.chunk_steps,
-        launch.tiles,
+        outputs,
+        _allow_tf32(x),
+        request.forward,
+        checkpoint_interval or request.gemm_chunk,
+        request.tiles,
     )
-    return outputs
+    return results
 
 
 def backward(
     grad_spikes: Tensor | None,
     grad_membrane: Tensor | None,
-    grad_last: Tensor | None,
+    grad_final_membrane: Tensor | None,
     membrane: Tensor | None,
-    carries: Tensor | None,
+    checkpoints: Tensor | None,
     x: Tensor | None,
     weight: Tensor | None,
+    decay: Tensor,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
-    decay: Tensor,
     threshold: Tensor,
     gain: Tensor,
-    initial: Tensor | None,
+    initial_membrane: Tensor | None,
     surrogate: tuple[int, float, float],
     *,
     seed: Tensor | None = None,
     dropout: float = 0.0,
-    want_x: bool,
-    want_weight: bool,
-    want_bias: bool,
-    want_decay: bool,
-    want_threshold: bool,
-    want_gain: bool,
-    want_initial: bool,
-    launch: Launch = AUTOMATIC,
+    outputs: int,
+    request: Request = AUTOMATIC,
+    checkpoint_interval: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """The gradients of x, weight, either bias, decay, threshold, gain and initial; an empty tensor where not wanted.
+    """The gradients of x, weight, decay, either bias, threshold, gain and the initial membrane, in this order.
 
     Args:
         grad_spikes: `[T, N, H]`, the gradient of the spikes, or None for zeros.
         grad_membrane: `[T, N, H]`, the gradient of the membrane of every step, or None for zeros.
-        grad_last: `[N, H]`, the gradient of the last membrane, or None for zeros.
-        membrane: `[T, N, H]` from `forward`, or None where it is recomputed from the carries.
-        carries: `[chunks - 1, N, H]` from `forward`, or None where the membrane is given.
+        grad_final_membrane: `[N, H]`, the gradient of the final membrane, or None for zeros.
+        membrane: `[T, N, H]` from `forward`, or None where it is recomputed from the checkpoints.
+        checkpoints: `[chunks - 1, N, H]` from `forward`, or None where the membrane is given.
         x: `[T, N, C]`; None where neither the weight's gradient nor a recomputed membrane needs it.
         weight: `[H, C]`; None where neither the input's gradient nor a recomputed membrane needs it.
+        decay: as in `forward`.
         bias_ih: as in `forward`, read where the membrane is recomputed.
         bias_hh: as in `forward`, read where the membrane is recomputed.
-        decay: as in `forward`.
         threshold: as in `forward`.
         gain: as in `forward`.
-        initial: as in `forward`.
+        initial_membrane: as in `forward`.
         surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
         seed: as in `forward`, and the same one.
         dropout: as in `forward`.
-        want_x: return the input's gradient.
-        want_weight: return the weight's.
-        want_bias: return the gradient that both biases share.
-        want_decay: return the decay's.
-        want_threshold: return the threshold's.
-        want_gain: return the gain's.
-        want_initial: return the initial membrane's.
-        launch: the plan to force.
+        outputs: bit i asks for the i-th gradient, named in `GRADIENTS`.
+        request: what is forced of the plan.
+        checkpoint_interval: as in `forward`, and the same one.
 
     Returns:
-        Seven tensors. Those of x and weight have their dtype, the rest the state dtype.
+        Seven tensors, one without elements for each that is not asked for. Those of x and weight have their dtype, the
+        rest the state dtype.
     """
     like = x if membrane is None else membrane
     assert like is not None  # one of the two is always given
@@ -202,30 +177,24 @@ def backward(
         _library.backward.default,
         grad_spikes,
         grad_membrane,
-        grad_last,
+        grad_final_membrane,
         membrane,
-        carries,
+        checkpoints,
         x,
         weight,
+        decay,
         bias_ih,
         bias_hh,
-        decay,
         threshold,
         gain,
-        initial,
+        initial_membrane,
         seed,
         dropout,
         *surrogate,
-        want_x,
-        want_weight,
-        want_bias,
-        want_decay,
-        want_threshold,
-        want_gain,
-        want_initial,
+        outputs,
         _allow_tf32(like),
-        launch.scan_backward,
-        launch.backward_chunk_steps,
+        request.backward,
+        checkpoint_interval or request.backward_gemm_chunk,
     )
     return grads
 
@@ -233,52 +202,80 @@ def backward(
 def register_shapes(namespace: str) -> None:
     """Registers the shape-only versions, by which torch.compile and meta tensors see the operators of a namespace."""
 
-    def forward_shapes(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        want_spikes, want_membrane, want_carries, want_last = arguments[8:12]
+    def forward_shapes(
+        x: Tensor,
+        weight: Tensor,
+        decay: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        threshold: Tensor,
+        gain: Tensor,
+        initial_membrane: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
+        outputs: int,
+        allow_tf32: bool,
+        method: str | None,
+        gemm_chunk: int | None,
+        tiles: list[int] | None,
+    ) -> tuple[Tensor, ...]:
         T, N = x.shape[:2]
         H = weight.shape[0]
         state = state_dtype(x.dtype)
-        carries = max(-(-T // recompute_steps(T, N, x.dtype)) - 1, 0) if want_carries else 0
+
+        def shaped(output: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return x.new_empty(shape, dtype=dtype) if outputs & output else x.new_empty(0)
+
+        checkpoints = max(-(-T // gemm_chunk) - 1, 0) if gemm_chunk else 0
         return (
-            x.new_empty((T, N, H) if want_spikes else 0),
-            x.new_empty((T, N, H) if want_membrane else 0),
-            x.new_empty((carries, N, H), dtype=state) if want_carries else x.new_empty(0),
-            x.new_empty((N, H), dtype=state) if want_last else x.new_empty(0),
+            shaped(SPIKES, (T, N, H), x.dtype),
+            shaped(MEMBRANE, (T, N, H), x.dtype),
+            shaped(CHECKPOINTS, (checkpoints, N, H), state),
+            shaped(FINAL_MEMBRANE, (N, H), state),
         )
 
     def backward_shapes(
         grad_spikes: Tensor | None,
         grad_membrane: Tensor | None,
-        grad_last: Tensor | None,
+        grad_final_membrane: Tensor | None,
         membrane: Tensor | None,
-        carries: Tensor | None,
+        checkpoints: Tensor | None,
         x: Tensor | None,
         weight: Tensor | None,
+        decay: Tensor,
         bias_ih: Tensor | None,
         bias_hh: Tensor | None,
-        decay: Tensor,
         threshold: Tensor,
         gain: Tensor,
-        *arguments: Any,
+        initial_membrane: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
+        surrogate: int,
+        p0: float,
+        p1: float,
+        outputs: int,
+        allow_tf32: bool,
+        method: str | None,
+        gemm_chunk: int | None,
     ) -> tuple[Tensor, ...]:
-        want_x, want_weight, want_bias, want_decay, want_threshold, want_gain, want_initial = arguments[6:13]
         like = x if membrane is None else membrane
         assert like is not None  # one of the two is always given
         T, N = like.shape[:2]
         H = weight.shape[0] if membrane is None and weight is not None else like.shape[2]
+        C = x.shape[2] if x is not None else weight.shape[1] if weight is not None else 0
         state = state_dtype(like.dtype)
-
-        def shaped(wanted: bool, *shape: Any) -> Tensor:
-            return like.new_empty(shape, dtype=state) if wanted else like.new_empty(0)
-
-        return (
-            like.new_empty(T, N, weight.shape[1]) if want_x and weight is not None else like.new_empty(0),
-            like.new_empty(H, x.shape[2]) if want_weight and x is not None else like.new_empty(0),
-            shaped(want_bias, H),
-            shaped(want_decay, *decay.shape),
-            shaped(want_threshold, *threshold.shape),
-            shaped(want_gain, *gain.shape),
-            shaped(want_initial, N, H),
+        shapes: tuple[tuple[Any, torch.dtype], ...] = (
+            ((T, N, C), like.dtype),
+            ((H, C), like.dtype),
+            (decay.shape, state),
+            ((H,), state),
+            (threshold.shape, state),
+            (gain.shape, state),
+            ((N, H), state),
+        )
+        return tuple(
+            like.new_empty(shape, dtype=dtype) if outputs >> bit & 1 else like.new_empty(0)
+            for bit, (shape, dtype) in enumerate(shapes)
         )
 
     torch.library.register_fake(f"{namespace}::forward", forward_shapes)

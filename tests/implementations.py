@@ -31,7 +31,7 @@ class Implementation:
         device: where its tensors lie.
         rounds_state: whether the membrane is rounded to the compute dtype between steps, as nn.RNN does.
         run: spikes, membrane and final membrane of a problem's arguments.
-        recomputes: whether training keeps carries, and its backward rebuilds the membrane.
+        recomputes: whether training keeps checkpoints, and its backward rebuilds the membrane.
     """
 
     name: str
@@ -77,8 +77,8 @@ def run_rnn(
 
 def fused(name: str, device: str, plan: str | None, recompute: bool = False) -> Implementation:
     def run(**arguments: Any) -> Outputs:
-        # The fused forward has no strict float32 and no float64: there the plan is the one that is chosen.
-        has_kernel = plan != "fused" or arguments["x"].dtype in (torch.float16, torch.bfloat16)
+        # project_scan has no strict float32 and no float64: there the plan is the one that is chosen.
+        has_kernel = plan != "project_scan" or arguments["x"].dtype in (torch.float16, torch.bfloat16)
         options = {
             "plan": plan if has_kernel else None,
             "recompute": recompute,
@@ -121,19 +121,18 @@ def unavailable(implementation: Implementation) -> str | None:
 @contextmanager
 def emulation() -> Iterator[None]:
     """Within it, forward and backward, the package's operators on CPU tensors are the emulated CUDA kernels."""
-    saved = ops._library, ops.is_available, ops._fuses_on
-    on_cpu = lambda device_type: device_type == "cpu"  # noqa: E731
-    ops._library, ops.is_available, ops._fuses_on = load_emulated(), on_cpu, on_cpu
+    saved = ops._library, ops.is_available
+    ops._library, ops.is_available = load_emulated(), lambda device_type: device_type == "cpu"
     try:
         yield
     finally:
-        ops._library, ops.is_available, ops._fuses_on = saved
+        ops._library, ops.is_available = saved
 
 
 RNN = Implementation("rnn", "cpu", True, run_rnn)
 CPU = fused("cpu", "cpu", None)
-LAID = [("lane", False), ("split", False), ("split", True), ("fused", False)]
-EMULATED = [fused(f"emulated-{scan}", "cpu", scan, recompute) for scan, recompute in LAID]
-CUDA = [fused(f"cuda-{scan}", "cuda", scan, recompute) for scan, recompute in LAID]
+METHODS = [("sequential", False), ("look_back", False), ("look_back", True), ("project_scan", False)]
+EMULATED = [fused(f"emulated-{method}", "cpu", method, recompute) for method, recompute in METHODS]
+CUDA = [fused(f"cuda-{method}", "cuda", method, recompute) for method, recompute in METHODS]
 FUSED = [CPU, fused("cpu", "cpu", None, recompute=True), *EMULATED, *CUDA]
 EVERY = [RNN, *FUSED]

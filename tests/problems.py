@@ -164,7 +164,7 @@ def within_margin(value: Tensor, exact: Tensor, margin: Tensor) -> bool:
 def gradients_at(
     membrane: Tensor, problem: Problem, cotangents: tuple[Tensor, ...], spike_grad: SurrogateGradient
 ) -> dict[str, Tensor]:
-    """The backward recurrence of csrc/leakypar.h in float64, at a given membrane [T, N, H], one step at a time."""
+    """The backward recurrence of csrc/kernels.h in float64, at a given membrane [T, N, H], one step at a time."""
     exact = {name: tensor.detach().double() for name, tensor in problem.tensors().items()}
     of_spikes, of_membrane, r = (cotangent.double() for cotangent in cotangents)
     v = membrane - exact["threshold"]

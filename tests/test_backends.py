@@ -98,7 +98,7 @@ def test_the_device_of_each_call_decides(monkeypatch: pytest.MonkeyPatch, runs: 
 
 def test_the_plan_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
     build(monkeypatch, "cuda")
-    plan = leakypar.Plan("split", "lane", 5, 6)
+    plan = leakypar.Plan("look_back", "sequential", 5, 6)
     layer = LeakyParallel(C, H, plan=plan, recompute=True)
     call(layer, "cuda")
     call(layer, "cpu")
@@ -209,7 +209,7 @@ print(leakypar.build_info().variant)
 layer = LeakyParallel(5, 7, beta=0.5, learn_beta=True)
 layer(torch.rand(4, 2, 5)).sum().backward()
 print(layer.rnn.weight_hh_l0.grad.shape == (7, 7))
-LeakyParallel(5, 7, plan="lane")
+LeakyParallel(5, 7, plan="sequential")
 for fused in (
     lambda: LeakyParallel(5, 7, backend="fused")(torch.rand(4, 2, 5)),
     lambda: leakypar.leaky_parallel(torch.rand(4, 2, 5), torch.rand(7, 5), torch.rand(7)),

@@ -115,7 +115,7 @@ def test_what_a_rival_cannot_do_is_said() -> None:
         assert row.status == results.SKIPPED
         assert "its hook" in row.note
     fused = Fused()
-    fused.plan = "fused"
+    fused.plan = "project_scan"
     assert fused.unsuited(make_problem(TINY, "float64", "spikes", CPU)) is not None
     assert fused.unsuited(make_problem(TINY, "bfloat16", "spikes", CPU)) is None
     assert not fused.applies(CPU)

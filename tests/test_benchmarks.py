@@ -210,7 +210,7 @@ def test_honest_implementations_pass(dtype: str, kind: str) -> None:
 def test_baseline_and_floor_come_first() -> None:
     names = [implementation.label for implementation in all_implementations()]
     assert names[:2] == [BASELINE, FLOOR]
-    plans = ("auto", "lane", "split", "fused", "recompute")
+    plans = ("auto", "sequential", "look_back", "project_scan", "recompute")
     assert {f"leakypar fused ({plan})" for plan in plans} < set(names)
     assert len(set(names)) == len(names)
 
@@ -715,7 +715,7 @@ def test_the_plan_of_the_gpu_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert f"--tool={tool}" in planned[tool].command
         assert list(planned[tool].command[-3:]) == ["-m", "sanitizer and cuda", "tests/test_every_kernel.py"]
         assert planned[tool].required
-    for shape, scan in (("speech", "lane"), ("streaming", "split")):
+    for shape, scan in (("speech", "sequential"), ("streaming", "look_back")):
         program = ["-m", "benchmarks.once", "--shape", shape, "--plans", f"{scan},fused"]
         assert list(planned[f"ncu-{shape}"].command[-6:]) == program
     chosen = gpu.plan_steps(h100, tmp_path, environment={"TORCH_CUDA_ARCH_LIST": "8.0;9.0a"})
@@ -731,10 +731,10 @@ def test_the_plan_of_the_gpu_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(not ops.is_available("cpu"), reason="extension not built for CPU")
 def test_what_the_profiler_watches(capsys: pytest.CaptureFixture[str]) -> None:
     shape = ["--device", "cpu", "--shape", "40x4x24x16", "--dtype", "float32"]
-    assert once.main([*shape, "--plans", "auto,lane,split"]) == 0
+    assert once.main([*shape, "--plans", "auto,sequential,look_back"]) == 0
     with pytest.raises(SystemExit):
-        once.main([*shape, "--plans", "lane,warp"])
-    assert "got warp, expected some of auto, lane, split, fused" in capsys.readouterr().err
+        once.main([*shape, "--plans", "sequential,warp"])
+    assert "got warp, expected some of auto, sequential, look_back, project_scan" in capsys.readouterr().err
 
 
 def test_make_gpu_takes_the_environment_as_it_is(tmp_path: Path) -> None:

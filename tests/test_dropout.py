@@ -16,7 +16,7 @@ from leakypar import Plan, launch_plan, surrogate
 from .implementations import Implementation, fused
 from .philox import next_factors, philox
 from .problems import DTYPES, draw
-from .test_ops import OPERATORS, forward_arguments, needs_cuda, on_each_device
+from .test_ops import EVERYTHING, OPERATORS, forward_arguments, needs_cuda, on_each_device
 
 # Rows that begin anywhere in a counter's four words, many chunks and tiles, and one element.
 SHAPES = [(7, 3, 5), (70, 2, 64), (33, 3, 132), (300, 1, 4), (1, 1, 1)]
@@ -96,9 +96,11 @@ def test_against_the_specification(fused_implementation: Implementation, shape: 
     torch.testing.assert_close(gradients(ours, results), gradients(theirs, expected), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("plan", [Plan("lane", "lane", 7, 11), Plan("split", "split", 40, 13)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [Plan("sequential", "sequential", 7, 11), Plan("look_back", "look_back", 40, 13)], ids=str
+)
 def test_chunks_see_the_elements_of_the_whole(fused_implementation: Implementation, plan: Plan) -> None:
-    """Where training recomputes, its chunks are those of the carries, whatever the plan says."""
+    """Where training recomputes, its chunks are those of the checkpoints, whatever the plan says."""
     arguments = transparent(90, 2, 10, torch.float32, fused_implementation.device)
     grads = []
     for chosen, recompute in ((plan, fused_implementation.recomputes), (None, False)):
@@ -201,7 +203,7 @@ def test_compiled_it_drops_the_same_in_both_directions(compiler: str, device: st
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_opcheck_and_wrong_seeds(library: Any, device: str) -> None:
     problem = draw(70, 2, 3, 5, dtype=torch.float32).to(torch.float32, device)
-    arguments = forward_arguments(problem, (True,) * 4)
+    arguments = forward_arguments(problem, EVERYTHING)
     seed = torch.tensor(2**40 + 5, device=device)
 
     def sample(seed: Tensor, p: float) -> tuple[object, ...]:
@@ -218,8 +220,8 @@ def test_opcheck_and_wrong_seeds(library: Any, device: str) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
-def test_a_replayed_graph_draws_anew(plan: launch_plan.Forward) -> None:
+@pytest.mark.parametrize("plan", ["sequential", "look_back", "project_scan"])
+def test_a_replayed_graph_draws_anew(plan: launch_plan.Method) -> None:
     implementation = fused(plan, "cuda", plan)
     arguments = transparent(64, 2, 64, torch.bfloat16, "cuda")
 

@@ -14,7 +14,7 @@ from .test_implementations import check_gradients, check_outputs
 
 pytestmark = pytest.mark.sanitizer
 
-# Rows of an odd width and of an even one, which wide accesses take; more steps than a block of the split scans holds.
+# Rows of an odd width and of an even one, which wide accesses take; more steps than a look-back block holds.
 SHAPES = [(70, 2, 5, 37), (70, 2, 8, 64)]
 
 
@@ -47,5 +47,5 @@ def test_the_fused_kernel_in_tf32(fused_implementation: Implementation) -> None:
     problem = draw(70, 2, 8, 64, dtype=torch.float32).to(torch.float32, "cuda")
     _, expected, _ = fused_implementation.run(**problem.arguments())
     torch.backends.cudnn.rnn.fp32_precision = "tf32"  # the fixture puts it back
-    _, membrane = leakypar.leaky_parallel(**problem.arguments(), plan="fused", return_membrane=True)
+    _, membrane = leakypar.leaky_parallel(**problem.arguments(), plan="project_scan", return_membrane=True)
     assert ((membrane - expected).norm() / expected.norm()).item() < 2e-3

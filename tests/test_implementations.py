@@ -293,18 +293,18 @@ def test_the_order_of_threads_and_blocks_does_not_show(emulated_implementation: 
 
 
 def test_chunks_of_time_join_without_a_seam(fused_implementation: Implementation) -> None:
-    """However many steps are projected at a time, the lane scan's bits are the same, and the split scan's values."""
+    """However many steps are projected at a time: bits of the sequential scan, values of the look-back scan."""
     problem = draw(50, 2, 4, 16, dtype=torch.float32).to(torch.float32, fused_implementation.device)
-    scan = "lane" if "lane" in fused_implementation.name else "split"
+    scan = "sequential" if "sequential" in fused_implementation.name else "look_back"
 
-    def run(chunk_steps: int) -> tuple[Tensor, ...]:
-        plan = leakypar.Plan(scan, scan, chunk_steps, chunk_steps)
+    def run(gemm_chunk: int) -> tuple[Tensor, ...]:
+        plan = leakypar.Plan(scan, scan, gemm_chunk, gemm_chunk)
         results = leakypar.leaky_parallel(**problem.arguments(), plan=plan, return_membrane=True, return_state=True)
         return *results, *torch.autograd.grad(sum(result.sum() for result in results), problem.tensors().values())
 
     whole = run(50)
-    for chunk_steps in (1, 7, 49, 1000):
-        for piece, same in zip(run(chunk_steps), whole, strict=True):
+    for gemm_chunk in (1, 7, 49, 1000):
+        for piece, same in zip(run(gemm_chunk), whole, strict=True):
             torch.testing.assert_close(piece, same, rtol=1e-5, atol=1e-5)
 
 
@@ -324,7 +324,7 @@ def test_a_sequence_in_pieces(implementation: Implementation) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("T", "N"), [(40, 2), (300, 2), (100, 48), (2200, 1)])
 def test_saved_memory(fused_implementation: Implementation, T: int, N: int, dtype: torch.dtype) -> None:
-    """Training keeps input, parameters and the membrane [T, N, H], or carries of a sixteenth of its bytes at most."""
+    """Training keeps input, parameters and the membrane [T, N, H], or checkpoints, a sixteenth of its bytes at most."""
     problem = draw(T, N, 3, 8, dtype=dtype).to(dtype, fused_implementation.device)
     given = {tensor.data_ptr() for tensor in problem.arguments().values() if tensor is not None}
     recompute = fused_implementation.recomputes
@@ -338,7 +338,7 @@ def test_saved_memory(fused_implementation: Implementation, T: int, N: int, dtyp
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         leakypar.leaky_parallel(**problem.arguments(), recompute=recompute)
     if recompute:
-        assert 16 * sum(carries.nbytes for carries in kept) <= T * N * 8 * dtype.itemsize
+        assert 16 * sum(checkpoints.nbytes for checkpoints in kept) <= T * N * 8 * dtype.itemsize
     else:
         (membrane,) = kept
         assert membrane.shape == (T, N, 8)

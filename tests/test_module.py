@@ -143,7 +143,8 @@ def test_repr_shows_what_is_not_the_default() -> None:
     assert "5, 7\n" in repr(LeakyParallel(C, H))
     layer = LeakyParallel(
         C, H, bias=False, threshold=0.5, dropout=0.1, spike_grad=surrogate.sigmoid(slope=3), learn_beta=True,
-        learn_threshold=True, graded_spikes_factor=[1.0] * H, plan=Plan("lane", "split", 4, 5), recompute=True,
+        learn_threshold=True, graded_spikes_factor=[1.0] * H, plan=Plan("sequential", "look_back", 4, 5),
+        recompute=True,
     )  # fmt: skip
     for part in (
         "bias=False",
@@ -697,8 +698,12 @@ CONSTRUCTOR_ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "backend is None": ({"backend": None}, TypeError, "backend must be one of .*got NoneType"),
     "plan is unknown": ({"plan": "warp"}, ValueError, "plan"),
     "plan is a number": ({"plan": 4}, TypeError, "plan must be .*got int"),
-    "plan for nn.RNN": ({"plan": "lane", "backend": "rnn"}, ValueError, 'plan must be None with backend="rnn"'),
-    "plan for a dense layer": ({"plan": "lane", "weight_hh_enable": True}, ValueError, "plan must be None with weight"),
+    "plan for nn.RNN": ({"plan": "sequential", "backend": "rnn"}, ValueError, 'plan must be None with backend="rnn"'),
+    "plan for a dense layer": (
+        {"plan": "sequential", "weight_hh_enable": True},
+        ValueError,
+        "plan must be None with weight",
+    ),
     "recompute is a number": ({"recompute": 1}, TypeError, "recompute must be a bool, got int"),
     "recompute for nn.RNN": ({"recompute": True, "backend": "rnn"}, ValueError, "recompute must be False with backend"),
     "recompute for a dense layer": (

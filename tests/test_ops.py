@@ -43,49 +43,53 @@ if ops.is_available("cuda") and torch.cuda.is_available():
     OPERATORS.append(built("cuda", pytest.mark.cuda))
 
 
-def forward_arguments(problem: Problem, want: tuple[bool, bool, bool, bool]) -> tuple[object, ...]:
+EVERYTHING = ops.SPIKES + ops.MEMBRANE + ops.CHECKPOINTS + ops.FINAL_MEMBRANE
+INTERVAL = 16  # steps between checkpoints
+
+
+def forward_arguments(problem: Problem, outputs: int) -> tuple[object, ...]:
     tensors = [tensor if tensor is None else tensor.detach() for tensor in problem.arguments().values()]
-    x, weight, decay, bias_ih, bias_hh, threshold, gain, initial = tensors
-    return (x, weight, bias_ih, bias_hh, decay, threshold, gain, initial, None, 0.0, *want, False, "auto", 0, [])
+    chunk = INTERVAL if outputs & ops.CHECKPOINTS else None
+    return (*tensors, None, 0.0, outputs, False, None, chunk, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
-    for T, want in (
-        (9, (True, True, False, True)),
-        (9, (True, False, False, False)),
-        (9, (False, False, False, True)),
-        (70, (True, False, True, False)),
-        (0, (True,) * 4),
+    for T, outputs in (
+        (9, ops.SPIKES + ops.MEMBRANE + ops.FINAL_MEMBRANE),
+        (9, ops.SPIKES),
+        (9, ops.FINAL_MEMBRANE),
+        (70, ops.SPIKES + ops.CHECKPOINTS),
+        (0, EVERYTHING),
     ):
         problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0)).to(dtype, device)
-        torch.library.opcheck(library().forward.default, forward_arguments(problem, want))
+        torch.library.opcheck(library().forward.default, forward_arguments(problem, outputs))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
     problem = draw(70, 2, 3, 5, dtype=dtype).to(dtype, device)
-    arguments = forward_arguments(problem, (True,) * 4)
-    spikes, membrane, carries, last = library().forward(*arguments)
-    x, weight, bias_ih, bias_hh, decay, threshold, gain, initial = arguments[:8]
-    grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, last)]
+    arguments = forward_arguments(problem, EVERYTHING)
+    spikes, membrane, checkpoints, final_membrane = library().forward(*arguments)
+    x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane = arguments[:8]
+    grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, final_membrane)]
     kind = surrogate.atan()
-    common = (decay, threshold, gain, initial, None, 0.0, kind.kind, *kind.parameters)
-    for given, kept, want in (
-        (grads, (membrane, None, x, weight, None, None), (True,) * 7),
-        ([grads[0], None, None], (membrane, None, x, None, None, None), (False, True, True) + (False,) * 4),
-        ([None, *grads[1:]], (membrane, None, None, weight, None, None), (True, False, False) + (True,) * 4),
-        (grads, (None, carries, x, weight, bias_ih, bias_hh), (True,) * 7),
+    rest = (threshold, gain, initial_membrane, None, 0.0, kind.kind, *kind.parameters)
+    for given, kept, outputs, chunk in (
+        (grads, (membrane, None, x, weight, decay, None, None), 0b1111111, None),
+        ([grads[0], None, None], (membrane, None, x, None, decay, None, None), 0b0001010, None),
+        ([None, *grads[1:]], (membrane, None, None, weight, decay, None, None), 0b1110101, None),
+        (grads, (None, checkpoints, x, weight, decay, bias_ih, bias_hh), 0b1111111, INTERVAL),
     ):
-        sample = (*given, *kept, *common, *want, False, "auto", 0)
+        sample = (*given, *kept, *rest, outputs, False, None, chunk)
         torch.library.opcheck(library().backward.default, sample)
 
 
 @pytest.mark.parametrize(("library", "device"), OPERATORS)
 def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -> None:
-    arguments = list(forward_arguments(draw(9, 2, 3, 5).to(torch.float64, device), (True,) * 4))
+    arguments = list(forward_arguments(draw(9, 2, 3, 5).to(torch.float64, device), EVERYTHING))
 
     def call(position: int, value: object) -> None:
         library().forward(*arguments[:position], value, *arguments[position + 1 :])
@@ -94,13 +98,15 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (0, torch.zeros(9, 3, dtype=torch.float64, device=device), r"x has shape \[9, 3\]"),
         (1, torch.zeros(5, 4, dtype=torch.float64, device=device), r"weight has shape \[5, 4\], expected \[5, 3\]"),
         (1, torch.zeros(5, 3, device=device), "weight has dtype"),
-        (4, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
+        (2, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
         (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
-        (7, torch.zeros(3, 5, device=device), r"initial has shape \[3, 5\], expected \[2, 5\]"),
-        (15, "lanes", "scan is 'lanes', expected 'auto', 'lane', 'split' or"),
-        (16, -1, "chunk_steps is -1"),
+        (7, torch.zeros(3, 5, device=device), r"initial_membrane has shape \[3, 5\], expected \[2, 5\]"),
+        (10, 16, "outputs is 16, expected a mask of 4 bits"),
+        (12, "lanes", "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
+        (13, -1, "gemm_chunk must be at least 1, got -1"),
+        (13, None, "checkpoints need one gemm_chunk"),
     ):
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises((RuntimeError, ValueError), match=message):
             call(position, value)
 
 
@@ -201,11 +207,11 @@ def test_autocast_decides_the_compute_dtype(fused_implementation: Implementation
 def test_tf32_reaches_the_product(allow_tf32: bool) -> None:
     """The emulated product rounds its operands where TF32 is allowed, and only there."""
     problem = draw(9, 2, 64, 5, dtype=torch.float32)
-    arguments = list(forward_arguments(problem, (False, True, False, False)))
-    arguments[14] = allow_tf32
+    arguments = list(forward_arguments(problem, ops.MEMBRANE))
+    arguments[11] = allow_tf32
     _, membrane, *_ = load_emulated().forward(*arguments)
     exact = draw(9, 2, 64, 5, dtype=torch.float32).to(torch.float64)
-    _, expected, *_ = load_emulated().forward(*forward_arguments(exact, (False, True, False, False)))
+    _, expected, *_ = load_emulated().forward(*forward_arguments(exact, ops.MEMBRANE))
     error = ((membrane - expected).norm() / expected.norm()).item()
     assert (1e-5 < error < 2e-3) if allow_tf32 else error < 1e-6
 
@@ -223,9 +229,9 @@ def test_tf32_follows_the_switch_of_rnns(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_cuda
-@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
+@pytest.mark.parametrize("plan", ["sequential", "look_back", "project_scan"])
 def test_a_cuda_graph_replays_forward_and_backward(plan: str) -> None:
-    dtype = torch.bfloat16 if plan == "fused" else torch.float32
+    dtype = torch.bfloat16 if plan == "project_scan" else torch.float32
     problem = draw(300, 2, 8, 64, dtype=dtype).to(dtype, "cuda")
 
     def step() -> tuple[Tensor, Tensor]:
@@ -249,9 +255,9 @@ def test_a_cuda_graph_replays_forward_and_backward(plan: str) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
+@pytest.mark.parametrize("plan", ["sequential", "look_back", "project_scan"])
 def test_the_current_stream_is_used(plan: str) -> None:
-    dtype = torch.bfloat16 if plan == "fused" else torch.float32
+    dtype = torch.bfloat16 if plan == "project_scan" else torch.float32
     problem = draw(300, 2, 8, 64, dtype=dtype).to(dtype, "cuda")
     expected = leakypar.leaky_parallel(**problem.arguments(), plan=plan)
     stream = torch.cuda.Stream()
@@ -270,7 +276,7 @@ def test_the_current_stream_is_used(plan: str) -> None:
 @pytest.mark.parametrize(("error", "words"), [(209, "no kernel image is available"), (98, "invalid device function")])
 def test_a_device_that_was_not_built_for_is_named(error: int, words: str) -> None:
     problem = draw(9, 2, 3, 5, dtype=torch.float32)
-    arguments = forward_arguments(problem, (True, False, False, False))
+    arguments = forward_arguments(problem, ops.SPIKES)
     remedy = "built for compute capability 9.0: rebuild with TORCH_CUDA_ARCH_LIST set to this device's"
     library = load_emulated()
     with refusal(emulated_library(), error), pytest.raises(RuntimeError, match=f"scan_forward .*{words}.*{remedy}"):
@@ -304,8 +310,8 @@ def outputs_and_gradients(problem: dict[str, Tensor], last: int, **options: Any)
 
 
 @needs_cuda
-@pytest.mark.parametrize("plan", ["lane", "split", "fused"])
-def test_beyond_two_to_the_31_elements(plan: launch_plan.Forward) -> None:
+@pytest.mark.parametrize("plan", ["sequential", "look_back", "project_scan"])
+def test_beyond_two_to_the_31_elements(plan: launch_plan.Method) -> None:
     """The last neurons of a problem of 2^31 elements and more, in both directions, against those neurons alone."""
     T, N, H, last = 150, 4, 3_600_000, 1000
     if torch.cuda.mem_get_info()[0] < 32 * 2**30:
@@ -321,7 +327,7 @@ def test_beyond_two_to_the_31_elements(plan: launch_plan.Forward) -> None:
     alone = problem | {name: problem[name][-last:].clone() for name in ("weight", "decay")}
     expected = outputs_and_gradients(alone, last, plan=plan)
     assert 0.1 < ours[0].float().mean().item() < 0.9
-    assert (ours[0] != expected[0]).float().mean().item() < 1e-5  # the fused kernel's tiles depend on the size
+    assert (ours[0] != expected[0]).float().mean().item() < 1e-5  # project_scan's tiles depend on the size
     for gradient, same in zip(ours[1:], expected[1:], strict=True):
         torch.testing.assert_close(gradient, same, rtol=2e-2, atol=2e-2)
     del ours, expected, problem, alone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from .implementations import CPU, unavailable
 pytestmark = pytest.mark.skipif(unavailable(CPU) is not None, reason=str(unavailable(CPU)))
 
 H100 = DeviceFacts(multiprocessors=132, cache_bytes=50 * 2**20)
-TILES = leakypar.Tiles(columns=128, batch_rows=1, stages=2, resident=True, blocks_per_group=4)
+TILES = leakypar.Tiles(columns=128, batch_rows=1, stages=2, weights_resident=True, time_blocks=4)
 SHAPES = {
     "tutorial": (25, 128, 784, 128),
     "wide-tutorial": (25, 128, 784, 1000),
@@ -32,16 +34,16 @@ SHAPES = {
 def test_time_is_split_where_channels_do_not_fill_the_chip(name: str, dtype: torch.dtype) -> None:
     T, N, C, H = SHAPES[name]
     chosen = leakypar.plan(T, N, C, H, dtype=dtype, device=H100)
-    in_flight = N * H * dtype.itemsize * 8  # a lane keeps eight loads of its row in flight
+    in_flight = N * H * dtype.itemsize * 8  # a thread keeps eight loads of its row in flight
     filled = in_flight >= 132 * 16 * 1024
-    assert chosen.scan_forward == chosen.scan_backward == ("lane" if filled else "split")
+    assert chosen.forward == chosen.backward == ("sequential" if filled else "look_back")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_chunk_fits_half_the_cache_and_chunks_are_even(name: str, dtype: torch.dtype) -> None:
     T, N, C, H = SHAPES[name]
-    steps = leakypar.plan(T, N, C, H, dtype=dtype, device=H100).chunk_steps
+    steps = leakypar.plan(T, N, C, H, dtype=dtype, device=H100).gemm_chunk
     row = N * H * dtype.itemsize
     fitting = min(T, max(-(-1024 // N), H100.cache_bytes // 2 // row))
     chunks = -(-T // steps)
@@ -51,15 +53,19 @@ def test_a_chunk_fits_half_the_cache_and_chunks_are_even(name: str, dtype: torch
 
 
 def test_extremes() -> None:
-    assert leakypar.plan(1, 1, 1, 1, device=H100).scan_forward == "lane"  # nothing to split
-    assert leakypar.plan(0, 0, 0, 0, device=H100).chunk_steps == 1
+    assert leakypar.plan(1, 1, 1, 1, device=H100).forward == "sequential"  # nothing to split
+    assert leakypar.plan(0, 0, 0, 0, device=H100).gemm_chunk == 1
     huge = leakypar.plan(2**20, 2**16, 16, 2**20, device=H100)
-    assert huge == ("lane", "lane", 1, 2**20, None)
-    assert leakypar.plan(10_000, 1, 4, 8, device="cpu").scan_forward == "lane"
+    assert huge == ("sequential", "sequential", 1, 2**20, None)
+    assert leakypar.plan(10_000, 1, 4, 8, device="cpu").forward == "sequential"
 
 
 def forced(**tiles: int) -> leakypar.Plan:
-    return leakypar.Plan("fused", "lane", 1, 1, TILES._replace(**tiles))
+    return leakypar.Plan("project_scan", "sequential", 1, 1, TILES._replace(**tiles))
+
+
+def scans(forward: str = "sequential", backward: str = "sequential", **settings: Any) -> leakypar.Plan:
+    return leakypar.Plan(forward, backward, 1, 1)._replace(**settings)  # type: ignore[arg-type]
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -72,27 +78,23 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(TypeError, match=r"dtype must be .*, got torch\.int8"):
         leakypar.plan(1, 1, 1, 1, dtype=torch.int8, device=H100)
     for plan, error, message in (
-        (7, TypeError, "plan must be None, 'lane', 'split', 'fused' or a leakypar.Plan, got int"),
-        ("lanes", ValueError, "a forward scan must be 'lane', 'split' or 'fused', got 'lanes'"),
-        (leakypar.Plan("lane", "both", 4, 4), ValueError, "a backward scan must be 'lane' or 'split', got 'both'"),
-        (leakypar.Plan("lane", "fused", 4, 4), ValueError, "a backward scan must be 'lane' or 'split', got 'fused'"),
-        (leakypar.Plan("lane", "lane", 0, 1), ValueError, " chunk_steps must be at least 1, got 0"),
-        (leakypar.Plan("lane", "lane", 1, 0), ValueError, "backward_chunk_steps must be at least 1, got 0"),
-        (leakypar.Plan("lane", "lane", 1, 1, TILES), ValueError, "tiles must be None unless .* 'fused', got 'lane'"),
-        (
-            leakypar.Plan("fused", "lane", 1, 1, (128, 1)),
-            TypeError,
-            "tiles must be None or a leakypar.Tiles, got tuple",
-        ),
-        (forced(columns=32), ValueError, r"columns of tiles must be one of \(64, 128\), got 32"),
-        (forced(batch_rows=3), ValueError, r"batch_rows of tiles must be one of \(1, 2, 4, 8\), got 3"),
-        (forced(stages=5), ValueError, r"stages of tiles must be one of \(1, 2, 3, 4\), got 5"),
-        (forced(blocks_per_group=0), ValueError, "blocks_per_group of tiles must be at least 1, got 0"),
+        (7, TypeError, "must be None, 'sequential', 'look_back', 'project_scan' or a leakypar.Plan, got int"),
+        ("lanes", ValueError, "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
+        (scans("sequential", "both"), ValueError, "a method must be .*, got 'both'"),
+        (scans("sequential", "project_scan"), ValueError, "backward must be .*, got 'project_scan'"),
+        (scans(gemm_chunk=0), ValueError, " gemm_chunk must be at least 1, got 0"),
+        (scans(backward_gemm_chunk=0), ValueError, "backward_gemm_chunk must be at least 1, got 0"),
+        (scans(tiles=TILES), ValueError, "tiles must be None unless forward is 'project_scan'"),
+        (leakypar.Plan("project_scan", "sequential", 1, 1, (128, 1)), TypeError, "tiles must be .* got tuple"),
+        (forced(columns=32), ValueError, "tiles has columns 32, expected one of 64, 128"),
+        (forced(batch_rows=3), ValueError, "tiles has batch_rows 3, expected one of 1, 2, 4, 8"),
+        (forced(stages=5), ValueError, "tiles has stages 5, expected one of 1, 2, 3, 4"),
+        (forced(time_blocks=0), ValueError, "tiles has time_blocks 0, expected 1 or more"),
     ):
         with pytest.raises(error, match=message):
-            launch_plan.launch(plan)
+            launch_plan.request(plan)
 
 
 def test_a_plan_can_be_forced_as_it_was_read() -> None:
     chosen = leakypar.plan(50, 2, 3, 8, device=H100)
-    assert launch_plan.launch(chosen) == (*chosen[:4], ())
+    assert launch_plan.request(chosen) == (*chosen[:4], None)

@@ -1,4 +1,4 @@
-"""Rewrites the predictions in docs/kernels.md: what `csrc/cost.h` expects of the benchmark's shapes on an H100.
+"""Rewrites the predictions in docs/kernels.md: what `csrc/plan/cost.h` expects of the benchmark's shapes on an H100.
 
     python -m tools.predictions
 
@@ -38,23 +38,33 @@ CEILINGS = {"bfloat16": (2, Ceilings(3.0e12, 790e12)), "TF32": (4, Ceilings(3.0e
 def row(shape: Shape, dtype: str) -> str:
     """One line of the table."""
     element_bytes, ceilings = CEILINGS[dtype]
-    sizes = {"T": shape.T, "N": shape.N, "C": shape.C, "H": shape.H, "element_bytes": element_bytes}
-    found: dict[str, Any] = extension().predict(**sizes, **H100._asdict())
+    sizes = {"T": shape.T, "N": shape.N, "C": shape.C, "H": shape.H, "precision": dtype.lower()}
+    found: dict[str, Any] = extension().predict(**sizes, facts=H100)
     bound = bound_seconds(layer_kernels(shape, "forward"), element_bytes, ceilings) * 1e6
-    fused = found["fused_us"] <= found["chunked_us"]
+    projects = found["project_scan_us"] <= found["chunked_us"]
     cells = [
         f"{shape.name} | {dtype}",
-        f"{found['columns']}, {found['batch_rows']} | {'stay' if found['resident'] else 'pass'}",
-        f"{found['blocks_per_group']} × {found['groups']} | {found['blocks_per_multiprocessor']}",
-        f"{found['fused_us']:.0f} | {found['chunked_us']:.0f} | {bound:.1f}",
-        f"**fused**: {found['fused_bound']}" if fused else f"chunked: {found['chunked_bound']}",
+        f"{found['columns']}, {found['batch_rows']} | {'stay' if found['weights_resident'] else 'pass'}",
+        f"{found['time_blocks']} × {found['teams']} | {found['blocks_per_multiprocessor']}",
+        f"{found['project_scan_us']:.0f} | {found['chunked_us']:.0f} | {bound:.1f}",
+        f"**project_scan**: {found['project_scan_bound']}" if projects else f"chunked: {found['chunked_bound']}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def table() -> Iterator[str]:
     """The lines of the table."""
-    heads = ["shape", "dtype", "columns, rows", "weights", "blocks × groups", "per SM", "fused", "chunked", "bound"]
+    heads = [
+        "shape",
+        "dtype",
+        "columns, rows",
+        "weights",
+        "blocks × teams",
+        "per SM",
+        "project_scan",
+        "chunked",
+        "bound",
+    ]
     yield f"| {' | '.join([*heads, 'the plan, and what takes most of its time'])} |"
     yield "|---" * (len(heads) + 1) + "|"
     for dtype in CEILINGS:

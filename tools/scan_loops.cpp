@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../csrc/leakypar.h"
+#include "../csrc/kernels.h"
 
 namespace {
 
@@ -40,9 +40,10 @@ double nanoseconds(bool forward, bool drops, std::int64_t T, std::int64_t M, int
   ahead.N = 1;
   ahead.H = M;
   ahead.u = u.data();
-  ahead.bias_ih = ahead.bias_hh = ahead.decay = ahead.threshold = ahead.gain = parameter;
-  ahead.spikes = spikes.data();
-  ahead.membrane = membrane.data();
+  ahead.neurons.bias_ih = ahead.neurons.bias_hh = ahead.neurons.decay = ahead.neurons.threshold = ahead.neurons.gain =
+      parameter;
+  ahead.outputs.spikes = spikes.data();
+  ahead.outputs.membrane = membrane.data();
   const std::int64_t seed = 7;
   if (drops) ahead.dropout = {&seed, 1 << (Dropout::resolution - 2), 4.0 / 3.0, 0};
   cpu::scan_forward(ahead, one_thread);
@@ -53,7 +54,7 @@ double nanoseconds(bool forward, bool drops, std::int64_t T, std::int64_t M, int
   back.H = M;
   back.grad_spikes = spikes.data();
   back.membrane = membrane.data();
-  back.decay = back.threshold = back.gain = parameter;
+  back.neurons.decay = back.neurons.threshold = back.neurons.gain = parameter;
   back.surrogate = {SurrogateKind::atan, 2.0, 0.0};
   back.dropout = ahead.dropout;
   back.grad_u = u.data();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from leakypar import launch_plan, ops
 
 class LeakyParallelLayer(RecurrentLayer):
     def __init__(
-        self, problem: Problem, backend: str, plan: launch_plan.Forward | None = None, recompute: bool = False
+        self, problem: Problem, backend: str, plan: launch_plan.Method | None = None, recompute: bool = False
     ) -> None:
         super().__init__()
         parameters = problem.parameters
@@ -37,7 +39,7 @@ class LeakyParallelLayer(RecurrentLayer):
         return spikes
 
 
-FORCED: dict[str, launch_plan.Forward] = {"lane": "lane", "split": "split", "fused": "fused"}
+FORCED: dict[str, launch_plan.Method] = {name: name for name in get_args(launch_plan.Method)}
 RECOMPUTE = "recompute"
 
 
@@ -45,8 +47,8 @@ RECOMPUTE = "recompute"
 class Fused(Implementation):
     """The fused kernels. ``auto`` is what a user gets.
 
-    ``lane``, ``split`` and ``fused`` are the plans it picks from on a GPU, and ``recompute`` keeps no membrane for the
-    backward.
+    ``sequential``, ``look_back`` and ``project_scan`` are the methods it picks from on a GPU, and ``recompute`` keeps
+    no membrane for the backward.
     """
 
     name = "leakypar fused"
@@ -62,7 +64,7 @@ class Fused(Implementation):
         return None if ops.is_available(device.type) else f"leakypar was built without kernels for {device.type}"
 
     def unsuited(self, problem: Problem) -> str | None:
-        if self.plan != "fused" or problem.dtype in ("float16", "bfloat16"):
+        if self.plan != "project_scan" or problem.dtype in ("float16", "bfloat16"):
             return None
         if problem.dtype == "float32" and torch.backends.cudnn.allow_tf32:
             return None
@@ -73,8 +75,8 @@ class Fused(Implementation):
             return ""
         T, N, C, H = problem.shape.T, problem.shape.N, problem.shape.C, problem.shape.H
         plan = leakypar.plan(T, N, C, H, dtype=DTYPES[problem.dtype], device=problem.device)
-        chunks = f"{plan.chunk_steps} steps a chunk"
-        return chunks if problem.device.type == "cpu" else f"{plan.scan_forward}, {plan.scan_backward}, {chunks}"
+        chunks = f"{plan.gemm_chunk} steps a chunk"
+        return chunks if problem.device.type == "cpu" else f"{plan.forward}, {plan.backward}, {chunks}"
 
     def build(self, problem: Problem) -> Layer:
         return LeakyParallelLayer(problem, "fused", FORCED.get(self.plan), self.plan == RECOMPUTE)

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "../leakypar.h"
+#include "../kernels.h"
 #include "element.h"
 
 namespace leakypar::cpu {
@@ -51,6 +51,20 @@ class Repeated {
 
   std::unique_ptr<Real[]> values_;  // [count]
   std::int64_t H_, count_;
+};
+
+// The neurons of a layer, each parameter repeated.
+template <typename Real>
+struct RepeatedNeurons {
+  Repeated<Real> decay, bias, threshold, gain;
+
+  RepeatedNeurons(const Neurons& neurons, std::int64_t H, std::int64_t count)
+      : decay(neurons.decay, H, count),
+        bias(neurons.bias_ih, H, count),
+        threshold(neurons.threshold, H, count),
+        gain(neurons.gain, H, count) {
+    bias.add(neurons.bias_hh);
+  }
 };
 
 }  // namespace leakypar::cpu

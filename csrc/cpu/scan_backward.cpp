@@ -23,15 +23,6 @@
 namespace leakypar::cpu {
 namespace {
 
-template <typename Real>
-struct Neurons {
-  Repeated<Real> decay, threshold, gain;
-
-  template <typename Scalar, typename Projected>
-  explicit Neurons(const ScanBackward<Scalar, Projected>& args, std::int64_t count)
-      : decay(args.decay, args.H, count), threshold(args.threshold, args.H, count), gain(args.gain, args.H, count) {}
-};
-
 // What a tile reads at every row, its carry r, and its sums.
 template <typename Scalar>
 struct BackwardTile {
@@ -45,11 +36,11 @@ struct BackwardTile {
   DropoutRow<Real> dropout;
 
   template <typename Projected>
-  BackwardTile(const ScanBackward<Scalar, Projected>& args, const Neurons<Real>& neurons, Span span)
+  BackwardTile(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
         threshold(neurons.threshold.from(span.first)),
         gain(neurons.gain.from(span.first)) {
-    load_state(args.grad_last, span, r);
+    load_state(args.grad_final_membrane, span, r);
     load_state<Real>(args.sum_bias, span, sum_bias);
     load_state<Real>(args.sum_decay, span, sum_decay);
     load_state<Real>(args.sum_threshold, span, sum_threshold);
@@ -61,7 +52,7 @@ struct BackwardTile {
 
 // Runs body(std::integral_constant<SurrogateKind, kind>), so that no loop has the branch inside.
 template <typename Body>
-LEAKYPAR_ALWAYS_INLINE inline void with_kind(SurrogateKind kind, const Body& body) {
+LEAKYPAR_ALWAYS_INLINE inline void dispatch_surrogate(SurrogateKind kind, const Body& body) {
   using enum SurrogateKind;
   switch (kind) {
     case disabled:
@@ -105,7 +96,7 @@ LEAKYPAR_ALWAYS_INLINE inline void spike_gradient_row(const Surrogate& surrogate
                                                       std::int64_t width, const Real* __restrict h,
                                                       const Scalar* __restrict grad_spikes) {
   const Real* __restrict threshold = tile.threshold, * __restrict gain = tile.gain;
-  with_kind(surrogate.kind, [&](auto kind) LEAKYPAR_ALWAYS_INLINE {
+  dispatch_surrogate(surrogate.kind, [&](auto kind) LEAKYPAR_ALWAYS_INLINE {
     const Surrogate known{kind(), surrogate.p0, surrogate.p1};
     for (std::int64_t c = 0; c < width; ++c) {
       const Real slope = surrogate_derivative(known, h[c] - threshold[c]);
@@ -184,10 +175,10 @@ void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, Backw
   const std::int64_t M = args.N * args.H;
   const bool has_sums = args.sum_bias != nullptr || args.sum_decay != nullptr;
   const bool has_spike_sums = args.sum_threshold != nullptr || args.sum_gain != nullptr;
-  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+  dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const auto* h = gradient_row(args, span, t, has_spike_sums, tile);
-      with_flag(has_sums, [&](auto sums) LEAKYPAR_ALWAYS_INLINE {
+      dispatch_flag(has_sums, [&](auto sums) LEAKYPAR_ALWAYS_INLINE {
         recurrence_row<sums()>(tile, span.width, h, args.grad_u + t * M + span.first);
       });
     }
@@ -197,18 +188,18 @@ void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, Backw
 // The last factor of sum_decay: d_u[0] meets the membrane before the first row.
 template <typename Scalar, typename Projected>
 void add_initial_to_sum_decay(const ScanBackward<Scalar, Projected>& args, Span span, BackwardTile<Scalar>& tile) {
-  if (args.initial == nullptr) return;
+  if (args.initial_membrane == nullptr) return;
   for (std::int64_t c = 0; c < span.width; ++c) {
-    tile.sum_decay[c] += tile.d_u_next[c] * args.initial[span.first + c];
+    tile.sum_decay[c] += tile.d_u_next[c] * args.initial_membrane[span.first + c];
   }
 }
 
 template <typename Scalar, typename Projected>
-void scan_tile(const ScanBackward<Scalar, Projected>& args, const Neurons<State<Scalar>>& neurons, Span span) {
+void scan_tile(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<State<Scalar>>& neurons, Span span) {
   BackwardTile<Scalar> tile(args, neurons, span);
   backward_rows(args, span, tile);
   add_initial_to_sum_decay(args, span, tile);
-  store_state(tile.r, span, args.grad_initial);
+  store_state(tile.r, span, args.grad_initial_membrane);
   store_state(tile.sum_bias, span, args.sum_bias);
   store_state(tile.sum_decay, span, args.sum_decay);
   store_state(tile.sum_threshold, span, args.sum_threshold);
@@ -230,13 +221,14 @@ ScanBackward<Scalar, Projected> part(ScanBackward<Scalar, Projected> args, std::
 
 // Sets maps [M] to that of all the steps, last first: r before the first from r after the last.
 template <typename Scalar, typename Projected, typename Real>
-void compose_steps(const ScanBackward<Scalar, Projected>& args, const Neurons<Real>& neurons, Affine<Real>* maps) {
+void compose_steps(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
+                   Affine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   BackwardTile<Scalar> tile(args, neurons, all);
   Columns<Real> a, b;
   std::fill_n(a.values, all.width, Real(1));
   fill_zeros(all, b);
-  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+  dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const Real* __restrict h = gradient_row(args, all, t, false, tile);
       const Real* __restrict decay = tile.decay;
@@ -251,8 +243,8 @@ void compose_steps(const ScanBackward<Scalar, Projected>& args, const Neurons<Re
 }
 
 template <typename Scalar, typename Projected, typename Real>
-void scan_segments(const ScanBackward<Scalar, Projected>& args, const Neurons<Real>& neurons, const Segments& segments,
-                   const Threads& threads) {
+void scan_segments(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
+                   const Segments& segments, const Threads& threads) {
   const std::int64_t M = args.N * args.H, last = segments.count - 1;
   std::vector<Affine<Real>> maps(segments.count * M);  // that of the first segment is not used
   const auto segment = [&](std::int64_t s) { return part(args, segments.first(s), segments.steps(s, args.T)); };
@@ -263,7 +255,7 @@ void scan_segments(const ScanBackward<Scalar, Projected>& args, const Neurons<Re
   std::vector<Real> carries(segments.count * M);  // r from after each segment
   std::vector<Real> before(segments.count * M);   // the membrane before each segment
   for (std::int64_t c = 0; c < M; ++c) {
-    Real r = args.grad_last != nullptr ? args.grad_last[c] : Real(0);
+    Real r = args.grad_final_membrane != nullptr ? args.grad_final_membrane[c] : Real(0);
     for (std::int64_t s = last; s >= 0; --s) {
       carries[s * M + c] = r;
       r = maps[s * M + c](r);
@@ -280,9 +272,9 @@ void scan_segments(const ScanBackward<Scalar, Projected>& args, const Neurons<Re
       const auto sum = [&](std::size_t i) {
         return targets[i] != nullptr ? &sums[(s * targets.size() + i) * M] : nullptr;
       };
-      steps.grad_last = &carries[s * M];
-      if (s > 0) steps.grad_initial = nullptr;
-      if (s > 0) steps.initial = &before[s * M];
+      steps.grad_final_membrane = &carries[s * M];
+      if (s > 0) steps.grad_initial_membrane = nullptr;
+      if (s > 0) steps.initial_membrane = &before[s * M];
       steps.sum_bias = sum(0);
       steps.sum_decay = sum(1);
       steps.sum_threshold = sum(2);
@@ -305,7 +297,7 @@ void scan_backward(const ScanBackward<Scalar, Projected>& args, const Threads& t
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
-  const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
+  const RepeatedNeurons<Real> neurons(args.neurons, args.H, repetition<Real>(args.H, M));
   const auto segments = Segments::of<Real>(args.T, M, threads.count);
   if (segments.count > 1) return scan_segments(args, neurons, segments, threads);
   for_each_tile<Real>(args.T, M, 1 << 17, threads, [&](Span span) { scan_tile(args, neurons, span); });

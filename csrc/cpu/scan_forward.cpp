@@ -15,20 +15,6 @@
 namespace leakypar::cpu {
 namespace {
 
-template <typename Real>
-struct Neurons {
-  Repeated<Real> decay, bias, threshold, gain;
-
-  template <typename Scalar, typename Projected>
-  explicit Neurons(const ScanForward<Scalar, Projected>& args, std::int64_t count)
-      : decay(args.decay, args.H, count),
-        bias(args.bias_ih, args.H, count),
-        threshold(args.threshold, args.H, count),
-        gain(args.gain, args.H, count) {
-    bias.add(args.bias_hh);
-  }
-};
-
 // What a tile reads at every row, and its carry h.
 template <typename Scalar>
 struct ForwardTile {
@@ -39,13 +25,13 @@ struct ForwardTile {
   Columns<Real> h;
 
   template <typename Projected>
-  ForwardTile(const ScanForward<Scalar, Projected>& args, const Neurons<Real>& neurons, Span span)
+  ForwardTile(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
         bias(neurons.bias.from(span.first)),
         threshold(neurons.threshold.from(span.first)) {
     const Real* values = neurons.gain.from(span.first);
     for (std::int64_t c = 0; c < span.width; ++c) gain[c] = to_element<Scalar>(values[c]);
-    load_state(args.initial, span, h);
+    load_state(args.initial_membrane, span, h);
   }
 };
 
@@ -79,16 +65,16 @@ void forward_rows(const ScanForward<Scalar, Projected>& args, Span span, Forward
   const std::int64_t M = args.N * args.H;
   const bool drops = args.dropout.seed != nullptr;
   DropoutRow<State<Scalar>> dropout;
-  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
-    with_flag(args.spikes != nullptr && !drops, [&](auto has_spikes) LEAKYPAR_ALWAYS_INLINE {
-      with_flag(args.membrane != nullptr, [&](auto has_membrane) LEAKYPAR_ALWAYS_INLINE {
+  dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+    dispatch_flag(args.outputs.spikes != nullptr && !drops, [&](auto has_spikes) LEAKYPAR_ALWAYS_INLINE {
+      dispatch_flag(args.outputs.membrane != nullptr, [&](auto has_membrane) LEAKYPAR_ALWAYS_INLINE {
         for (std::int64_t t = 0; t < args.T; ++t) {
           const std::int64_t row = t * M + span.first;
           forward_row<has_spikes(), has_membrane()>(tile, span.width, args.u + row,
-                                                    has_spikes() ? args.spikes + row : nullptr,
-                                                    has_membrane() ? args.membrane + row : nullptr);
-          if (drops && args.spikes != nullptr) {
-            spike_row(tile, span.width, dropout.factors(args.dropout, row, span.width), args.spikes + row);
+                                                    has_spikes() ? args.outputs.spikes + row : nullptr,
+                                                    has_membrane() ? args.outputs.membrane + row : nullptr);
+          if (drops && args.outputs.spikes != nullptr) {
+            spike_row(tile, span.width, dropout.factors(args.dropout, row, span.width), args.outputs.spikes + row);
           }
         }
       });
@@ -97,10 +83,10 @@ void forward_rows(const ScanForward<Scalar, Projected>& args, Span span, Forward
 }
 
 template <typename Scalar, typename Projected>
-void scan_tile(const ScanForward<Scalar, Projected>& args, const Neurons<State<Scalar>>& neurons, Span span) {
+void scan_tile(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<State<Scalar>>& neurons, Span span) {
   ForwardTile<Scalar> tile(args, neurons, span);
   forward_rows(args, span, tile);
-  store_state(tile.h, span, args.last);
+  store_state(tile.h, span, args.outputs.final_membrane);
 }
 
 // The steps [first, first + count) of a problem.
@@ -109,15 +95,16 @@ ScanForward<Scalar, Projected> part(ScanForward<Scalar, Projected> args, std::in
   const std::int64_t offset = first * args.N * args.H;
   args.T = count;
   args.u += offset;
-  if (args.spikes != nullptr) args.spikes += offset;
-  if (args.membrane != nullptr) args.membrane += offset;
+  if (args.outputs.spikes != nullptr) args.outputs.spikes += offset;
+  if (args.outputs.membrane != nullptr) args.outputs.membrane += offset;
   args.dropout.first += offset;
   return args;
 }
 
 // Sets maps [M] to the map of all the steps, channel by channel.
 template <typename Scalar, typename Projected, typename Real>
-void compose_steps(const ScanForward<Scalar, Projected>& args, const Neurons<Real>& neurons, ClampAffine<Real>* maps) {
+void compose_steps(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
+                   ClampAffine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   const Real *decay = neurons.decay.from(0), *bias = neurons.bias.from(0);
   Columns<Real> power, b, p, q;
@@ -128,7 +115,7 @@ void compose_steps(const ScanForward<Scalar, Projected>& args, const Neurons<Rea
     p[c] = run.p;
     q[c] = run.q;
   }
-  with_widest_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+  dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = 1; t < args.T; ++t) {
       const Projected* u = args.u + t * all.width;
 #pragma GCC ivdep
@@ -146,8 +133,8 @@ void compose_steps(const ScanForward<Scalar, Projected>& args, const Neurons<Rea
 }
 
 template <typename Scalar, typename Projected, typename Real>
-void scan_segments(const ScanForward<Scalar, Projected>& args, const Neurons<Real>& neurons, const Segments& segments,
-                   const Threads& threads) {
+void scan_segments(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
+                   const Segments& segments, const Threads& threads) {
   const std::int64_t M = args.N * args.H, last = segments.count - 1;
   std::vector<ClampAffine<Real>> maps(last * M);
   const auto segment = [&](std::int64_t s) { return part(args, segments.first(s), segments.steps(s, args.T)); };
@@ -157,15 +144,15 @@ void scan_segments(const ScanForward<Scalar, Projected>& args, const Neurons<Rea
 
   std::vector<Real> carries(last * M);  // [segment - 1, M]: the membrane before each segment but the first
   for (std::int64_t c = 0; c < M; ++c) {
-    Real h = args.initial != nullptr ? args.initial[c] : Real(0);
+    Real h = args.initial_membrane != nullptr ? args.initial_membrane[c] : Real(0);
     for (std::int64_t s = 0; s < last; ++s) carries[s * M + c] = h = maps[s * M + c](h);
   }
 
   threads.parallel_for(segments.count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t s = begin; s < end; ++s) {
       ScanForward<Scalar, Projected> steps = segment(s);
-      if (s > 0) steps.initial = &carries[(s - 1) * M];
-      if (s < last) steps.last = nullptr;
+      if (s > 0) steps.initial_membrane = &carries[(s - 1) * M];
+      if (s < last) steps.outputs.final_membrane = nullptr;
       scan_tile(steps, neurons, {0, M});
     }
   });
@@ -178,7 +165,7 @@ void scan_forward(const ScanForward<Scalar, Projected>& args, const Threads& thr
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
-  const Neurons<Real> neurons(args, repetition<Real>(args.H, M));
+  const RepeatedNeurons<Real> neurons(args.neurons, args.H, repetition<Real>(args.H, M));
   const auto segments = Segments::of<Real>(args.T, M, threads.count);
   if (segments.count > 1) return scan_segments(args, neurons, segments, threads);
   for_each_tile<Real>(args.T, M, 1 << 18, threads, [&](Span span) { scan_tile(args, neurons, span); });

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../leakypar.h"
+#include "../kernels.h"
 
 namespace leakypar::cpu {
 

@@ -1,7 +1,7 @@
 // Loops that the compiler vectorises, compiled for the vectors that the machine turns out to have.
 //
 // The library is built for the oldest machine of its architecture: on x86-64 that means vectors of 16 bytes. There, a
-// body given to with_widest_vectors is compiled for AVX2 and for AVX-512 too, and the processor is asked which to run.
+// body given to dispatch_vectors is compiled for AVX2 and for AVX-512 too, and the processor is asked which to run.
 // All compute the same bits: -ffp-contract=off keeps fused multiply-add out where a target has it. The scans alone come
 // from the cache as fast as AVX2 takes them; 16-bit conversions and dropout's generator are what AVX-512 makes faster.
 #pragma once
@@ -38,7 +38,7 @@ inline bool has_avx512() {
 
 // Runs body(), a lambda that is LEAKYPAR_ALWAYS_INLINE as is everything hot that it calls.
 template <typename Body>
-void with_widest_vectors(const Body& body) {
+void dispatch_vectors(const Body& body) {
 #ifdef __x86_64__
   if (LEAKYPAR_WIDEST_VECTORS >= 64 && has_avx512()) return with_avx512(body);
   if (LEAKYPAR_WIDEST_VECTORS >= 32 && __builtin_cpu_supports("avx2")) return with_avx2(body);
@@ -48,7 +48,7 @@ void with_widest_vectors(const Body& body) {
 
 // Runs body(std::bool_constant), so that no loop inside has the branch.
 template <typename Body>
-LEAKYPAR_ALWAYS_INLINE inline void with_flag(bool flag, const Body& body) {
+LEAKYPAR_ALWAYS_INLINE inline void dispatch_flag(bool flag, const Body& body) {
   if (flag) {
     body(std::true_type());
   } else {

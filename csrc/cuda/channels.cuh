@@ -6,21 +6,21 @@
 
 #include <cuda_runtime.h>
 
-#include "../leakypar.h"
+#include "../kernels.h"
 
 namespace leakypar::cuda {
 
-// The lane scan takes 16 bytes an access. The split scan holds whole runs of steps in registers, and a map of four state
+// The sequential scan takes 16 bytes an access. The look-back scan holds whole runs of steps in registers, and a map of four state
 // values for each channel beside them: four channels a thread is what fits.
 template <typename Scalar>
-inline constexpr int lane_width = 16 / static_cast<int>(sizeof(Scalar));
+inline constexpr int sequential_width = 16 / static_cast<int>(sizeof(Scalar));
 template <typename Scalar>
-inline constexpr int split_width = lane_width<Scalar> < 4 ? lane_width<Scalar> : 4;
+inline constexpr int look_back_width = sequential_width<Scalar> < 4 ? sequential_width<Scalar> : 4;
 
 // Calls body(std::integral_constant<int, Width>()) with Width = Wide where M columns and these pointers allow accesses
 // that wide, else with 1. A contiguous tensor may begin anywhere in its storage, so the pointers are asked, not trusted.
 template <typename Scalar, int Wide, typename Body, typename... Pointers>
-cudaError_t with_width(std::int64_t M, Body body, Pointers... pointers) {
+cudaError_t dispatch_width(std::int64_t M, Body body, Pointers... pointers) {
   const auto misaligned = [](const void* pointer) {
     return reinterpret_cast<std::uintptr_t>(pointer) % (Wide * sizeof(Scalar)) != 0;
   };
@@ -31,14 +31,14 @@ cudaError_t with_width(std::int64_t M, Body body, Pointers... pointers) {
 // The same, and body learns as a second constant whether the call is a plain one. Only the wide kernels of the training
 // types have a version of their own for that.
 template <typename Scalar, int Wide, typename Body, typename... Pointers>
-cudaError_t with_version(std::int64_t M, bool plain, Body body, Pointers... pointers) {
+cudaError_t dispatch_version(std::int64_t M, bool plain, Body body, Pointers... pointers) {
   const auto of_width = [&](auto width) {
     if constexpr (decltype(width)::value > 1 && !std::is_same_v<Scalar, double>) {
       if (plain) return body(width, std::true_type());
     }
     return body(width, std::false_type());
   };
-  return with_width<Scalar, Wide>(M, of_width, pointers...);
+  return dispatch_width<Scalar, Wide>(M, of_width, pointers...);
 }
 
 // Width elements that travel as one access.

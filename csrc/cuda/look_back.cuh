@@ -1,8 +1,8 @@
-// How the time chunks of a split scan pass their carries on: decoupled look-back (Merrill and Garland, "Single-pass
+// How the time tiles of a scan pass their carries on: decoupled look-back (Merrill and Garland, "Single-pass
 // Parallel Prefix Scan with Decoupled Look-back", NVIDIA NVR-2016-002), with a fixed order of evaluation.
 //
-// A scan's steps are maps h -> f(h). A block owns a tile of channels and a chunk of time; its warps hold consecutive
-// runs of steps, each composed to one map a channel. Then, with F_c the composition of chunk c and x_c its carry-in,
+// A scan's steps are maps h -> f(h). A block owns a tile of channels and a tile of time; its warps hold consecutive
+// runs of steps, each composed to one map a channel. Then, with F_c the composition of time tile c and x_c its carry-in,
 //
 //   1. the block publishes F_c (its aggregate) as soon as it knows it;
 //   2. it waits until some predecessor p among the 32 before it has published x_{p+1} (its inclusive carry) and all
@@ -12,7 +12,7 @@
 // Every x_c is the same chain of applications F_{c-1}(F_{c-2}( ... x_0)) whichever predecessor was found, so the bits
 // do not depend on timing. A textbook look-back composes aggregates in the order it meets them, and its bits do.
 //
-// Blocks take (chunk, tile) from a ticket counter in the order in which they start, so a block only ever waits for
+// Blocks take (time tile, channel tile) from a ticket counter in the order in which they start, so a block only ever waits for
 // blocks that already run: no assumption on residency is needed.
 #pragma once
 
@@ -31,7 +31,7 @@ namespace leakypar::cuda {
 inline constexpr int warp_lanes = 32;
 inline constexpr unsigned all_lanes = 0xFFFFFFFFu;
 
-enum Published : unsigned { nothing = 0, aggregate = 1, inclusive = 2 };
+enum Published : unsigned { none = 0, aggregate = 1, inclusive = 2 };
 
 #ifdef __CUDACC__
 __device__ __forceinline__ unsigned load_acquire(const unsigned* flag) {
@@ -51,26 +51,27 @@ inline void store_release(unsigned* flag, unsigned value) {
 }
 #endif
 
-// How a launch tiles [T, M]: blocks = chunks of time * tiles of channels. Chunks count in scan order, so for a scan that
-// runs backward in time chunk 0 is the last one.
+// How a launch tiles [T, M]: blocks = time tiles * channel tiles. Time tiles count in scan order, so for a scan that runs
+// backward in time tile 0 is the last one.
 struct Tiling {
   std::int64_t T, M;
-  std::int64_t chunks, tiles;
+  std::int64_t time_tiles, channel_tiles;
   int warps;
-  std::int64_t tickets = 1;  // one counter for all blocks, or one for each group of tiles that blocks take turns at
+  std::int64_t tickets = 1;  // one counter for all blocks, or one for each team of blocks
 
-  Tiling(const SplitShape& shape, std::int64_t T, std::int64_t M, int width)
+  Tiling(const TimeTiling& shape, std::int64_t T, std::int64_t M, int width)
       : T(T),
         M(M),
-        chunks(shape.chunks(T)),
-        tiles((M + warp_lanes * width - 1) / (warp_lanes * width)),
+        time_tiles(shape.tiles(T)),
+        channel_tiles((M + warp_lanes * width - 1) / (warp_lanes * width)),
         warps(shape.warps(T)) {}
 
-  Tiling(std::int64_t T, std::int64_t M, std::int64_t chunks, std::int64_t tiles, int warps, std::int64_t tickets)
-      : T(T), M(M), chunks(chunks), tiles(tiles), warps(warps), tickets(tickets) {}
+  Tiling(std::int64_t T, std::int64_t M, std::int64_t time_tiles, std::int64_t channel_tiles, int warps,
+         std::int64_t tickets)
+      : T(T), M(M), time_tiles(time_tiles), channel_tiles(channel_tiles), warps(warps), tickets(tickets) {}
 };
 
-// The workspace of one launch; a single chunk needs none. Ticket and flags must be zero when the kernel starts, the rest
+// The workspace of one launch; a single time tile needs none. Ticket and flags must be zero when the kernel starts, the rest
 // need not be.
 template <typename Map>
 struct LookBack {
@@ -78,31 +79,32 @@ struct LookBack {
   static constexpr int fields = sizeof(Map) / sizeof(Real);
 
   unsigned* ticket;  // [tickets]
-  unsigned* flags;   // [chunks, tiles]
-  Real* aggregates;  // [chunks, fields, M]
-  Real* inclusives;  // [chunks, M]: the carry out of each chunk
+  unsigned* flags;   // [time_tiles, channel_tiles]
+  Real* aggregates;  // [time_tiles, fields, M]
+  Real* inclusives;  // [time_tiles, M]: the carry out of each
 
   static std::int64_t cleared_bytes(const Tiling& tiling) {
     const std::int64_t bytes =
-        (tiling.tickets + tiling.chunks * tiling.tiles) * static_cast<std::int64_t>(sizeof(unsigned));
+        (tiling.tickets + tiling.time_tiles * tiling.channel_tiles) * static_cast<std::int64_t>(sizeof(unsigned));
     return (bytes + 15) / 16 * 16;
   }
 
   static std::int64_t bytes(const Tiling& tiling) {
-    if (tiling.chunks <= 1) return 0;
-    return cleared_bytes(tiling) + tiling.chunks * (fields + 1) * tiling.M * static_cast<std::int64_t>(sizeof(Real));
+    if (tiling.time_tiles <= 1) return 0;
+    return cleared_bytes(tiling) +
+           tiling.time_tiles * (fields + 1) * tiling.M * static_cast<std::int64_t>(sizeof(Real));
   }
 
   static cudaError_t clear(void* workspace, const Tiling& tiling, cudaStream_t stream) {
-    if (tiling.chunks <= 1) return cudaSuccess;
+    if (tiling.time_tiles <= 1) return cudaSuccess;
     return cudaMemsetAsync(workspace, 0, cleared_bytes(tiling), stream);
   }
 
   static LookBack at(void* workspace, const Tiling& tiling) {
-    if (tiling.chunks <= 1) return {};
+    if (tiling.time_tiles <= 1) return {};
     auto* words = static_cast<unsigned*>(workspace);
     auto* reals = reinterpret_cast<Real*>(static_cast<unsigned char*>(workspace) + cleared_bytes(tiling));
-    return {words, words + tiling.tickets, reals, reals + tiling.chunks * fields * tiling.M};
+    return {words, words + tiling.tickets, reals, reals + tiling.time_tiles * fields * tiling.M};
   }
 };
 
@@ -126,35 +128,35 @@ struct BlockMemory {
   }
 };
 
-// A thread's place: which chunk and tile its block took, and its first column.
+// A thread's place: which time tile and channel tile its block took, and its first column.
 struct Place {
-  std::int64_t chunk, tile, column;
+  std::int64_t time_tile, channel_tile, column;
   int lane, warp;
 };
 
 template <int Width, typename Map>
 __device__ __forceinline__ Place take_place(const LookBack<Map>& book, const Tiling& tiling, unsigned* ticket) {
   std::int64_t block = blockIdx.x;
-  if (tiling.chunks > 1) {
+  if (tiling.time_tiles > 1) {
     if (threadIdx.x == 0) *ticket = atomicAdd(book.ticket, 1u);
     __syncthreads();
     block = *ticket;
   }
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  const std::int64_t tile = block % tiling.tiles;
-  return {block / tiling.tiles, tile, (tile * warp_lanes + lane) * Width, lane,
+  const std::int64_t channel_tile = block % tiling.channel_tiles;
+  return {block / tiling.channel_tiles, channel_tile, (channel_tile * warp_lanes + lane) * Width, lane,
           static_cast<int>(threadIdx.x) / warp_lanes};
 }
 
-// The map of a chunk, as its block leaves it for the blocks after it. Cache hints: other multiprocessors read it.
+// The map of a time tile, as its block leaves it for the blocks after it. Cache hints: other multiprocessors read it.
 template <typename Map>
-__device__ __forceinline__ void store_aggregate(const LookBack<Map>& book, const Tiling& tiling, std::int64_t chunk,
+__device__ __forceinline__ void store_aggregate(const LookBack<Map>& book, const Tiling& tiling, std::int64_t time_tile,
                                                 std::int64_t column, const Map& map) {
   using Real = decltype(Map::a);
   constexpr int fields = LookBack<Map>::fields;
   Real values[fields];
   memcpy(values, &map, sizeof values);
-  Real* to = book.aggregates + chunk * fields * tiling.M + column;
+  Real* to = book.aggregates + time_tile * fields * tiling.M + column;
 #pragma unroll
   for (int f = 0; f < fields; ++f) __stcg(to + f * tiling.M, values[f]);
 }
@@ -166,15 +168,16 @@ __device__ __forceinline__ void publish(unsigned* flag, Published state, int lan
   if (lane == 0) store_release(flag, state);
 }
 
-// Step 2 above, by one warp: the carry into a chunk that has predecessors.
+// Step 2 above, by one warp: the carry into a time tile that has predecessors.
 template <typename Map, int Width, typename Real = decltype(Map::a)>
 __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<Map>& book, const Tiling& tiling,
                                           const Place& place) {
-  const std::int64_t watched = place.chunk - 1 - place.lane;  // lane i watches the i-th predecessor
+  const std::int64_t watched = place.time_tile - 1 - place.lane;  // lane i watches the i-th predecessor
   int nearest;
   for (;;) {
-    const unsigned state = watched >= 0 ? load_acquire(book.flags + watched * tiling.tiles + place.tile) : nothing;
-    const unsigned published = __ballot_sync(all_lanes, state != nothing);
+    const unsigned state =
+        watched >= 0 ? load_acquire(book.flags + watched * tiling.channel_tiles + place.channel_tile) : none;
+    const unsigned published = __ballot_sync(all_lanes, state != none);
     const unsigned complete = __ballot_sync(all_lanes, state == inclusive);
     nearest = __ffs(static_cast<int>(complete)) - 1;
     const unsigned nearer = nearest > 0 ? (1u << nearest) - 1u : 0u;
@@ -184,12 +187,12 @@ __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<M
   __syncwarp();  // what any lane acquired, every lane may now read
   if (place.column >= tiling.M) return;
 
-  const Real* from = book.inclusives + (place.chunk - 1 - nearest) * tiling.M + place.column;
+  const Real* from = book.inclusives + (place.time_tile - 1 - nearest) * tiling.M + place.column;
 #pragma unroll
   for (int i = 0; i < Width; ++i) carry[i] = __ldcg(from + i);
 #pragma unroll 4
-  for (std::int64_t chunk = place.chunk - nearest; chunk < place.chunk; ++chunk) {
-    const Real* stored = book.aggregates + chunk * LookBack<Map>::fields * tiling.M + place.column;
+  for (std::int64_t tile = place.time_tile - nearest; tile < place.time_tile; ++tile) {
+    const Real* stored = book.aggregates + tile * LookBack<Map>::fields * tiling.M + place.column;
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       Real fields[LookBack<Map>::fields];
@@ -203,7 +206,7 @@ __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<M
 }
 
 // From each warp's run map to each warp's carry-in, by the three steps above. carry holds x_0 on entry where the block
-// is chunk 0, and the carry into this thread's run on return. Every thread of the block must call it.
+// has time tile 0, and the carry into this thread's run on return. Every thread of the block must call it.
 template <typename Map, int Width, typename Real = decltype(Map::a)>
 __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (&run)[Width], const LookBack<Map>& book,
                                                const Tiling& tiling, const Place& place,
@@ -232,22 +235,22 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
   __syncthreads();  // every run of the block is in shared memory
 
   if (place.warp == 0) {
-    const bool has_successor = place.chunk + 1 < tiling.chunks;
+    const bool has_successor = place.time_tile + 1 < tiling.time_tiles;
     const bool active = place.column < tiling.M;
-    unsigned* flag = book.flags + place.chunk * tiling.tiles + place.tile;
-    Map chunk_map[Width];
+    unsigned* flag = book.flags + place.time_tile * tiling.channel_tiles + place.channel_tile;
+    Map tile_map[Width];
     if (has_successor) {
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        chunk_map[i] = run[i];
-        for (int warp = 1; warp < tiling.warps; ++warp) chunk_map[i] = compose(chunk_map[i], run_of(warp, i));
+        tile_map[i] = run[i];
+        for (int warp = 1; warp < tiling.warps; ++warp) tile_map[i] = compose(tile_map[i], run_of(warp, i));
       }
     }
-    if (place.chunk > 0) {
+    if (place.time_tile > 0) {
       if (has_successor) {
         if (active) {
 #pragma unroll
-          for (int i = 0; i < Width; ++i) store_aggregate(book, tiling, place.chunk, place.column + i, chunk_map[i]);
+          for (int i = 0; i < Width; ++i) store_aggregate(book, tiling, place.time_tile, place.column + i, tile_map[i]);
         }
         publish(flag, aggregate, place.lane);
       }
@@ -255,9 +258,9 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
     }
     if (has_successor) {
       if (active) {
-        Real* to = book.inclusives + place.chunk * tiling.M + place.column;
+        Real* to = book.inclusives + place.time_tile * tiling.M + place.column;
 #pragma unroll
-        for (int i = 0; i < Width; ++i) __stcg(to + i, chunk_map[i](carry[i]));
+        for (int i = 0; i < Width; ++i) __stcg(to + i, tile_map[i](carry[i]));
       }
       publish(flag, inclusive, place.lane);
     }

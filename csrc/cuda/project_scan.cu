@@ -1,6 +1,6 @@
 // The projection, the scan and the spike in one kernel; u never reaches memory:
 //
-//   u_t = W x_t      h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial      S_t = gain * 1[f_t h_t - threshold > 0]
+//   u_t = W x_t      h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial_membrane      S_t = gain * 1[f_t h_t - threshold > 0]
 //
 // Operand order. Neurons are the rows of the product and (time, batch) its columns: d = W x^T, both operands with k
 // contiguous, as ldmatrix wants them. Which neuron is which row and which step is which column is free, since ldmatrix
@@ -12,15 +12,15 @@
 // transposed store that this operand order costs elsewhere does not exist. Quads of lanes complete each other's lines.
 //
 // Mapping. Four warps a block, two by neurons and two by columns; a tile is 128 neurons by 16 Pairs columns, 8 runs lying
-// side by side in batch, in time, or in both (project.h). Blocks of one group own the same neurons and batch rows. A
-// block, tile by tile:
+// side by side in batch, in time, or in both (plan/project.h). Blocks of one team own the same neurons and batch rows.
+// A block, tile by tile:
 //
-//   1. multiplies: slices of 128 bytes of k pass through a ring of `stages` slots, one barrier a slice; weights stay in
+//   1. multiplies: k-slices of 128 bytes pass through a ring of `stages` slots, one barrier a k-slice; weights stay in
 //      shared memory from tile to tile where they fit, and pass through the ring too where they do not;
 //   2. composes each run to one map of the carry, and leaves it in shared memory;
-//   3. starts the copies of its next tile, as many slices as there are slots;
+//   3. starts the copies of its next tile, as many k-slices as there are slots;
 //   4. walks the runs of each (neuron, batch row), one thread a neuron: from the carry into the tile to the carry into
-//      each run. One block a group: the carry stays here. Several: it comes by look-back (look_back.cuh), and blocks take
+//      each run. One block a team: the carry stays here. Several: it comes by look-back (look_back.cuh), and blocks take
 //      tiles by ticket, each only after its last product, so neighbouring tiles are always in different blocks' hands;
 //   5. replays its runs from their carries, and stores.
 //
@@ -31,7 +31,7 @@
 //
 // Bytes moved: x is read once for each 128 neurons (by the cache's grace, once from memory), W once a block where it stays,
 // and each of spikes and membrane that is asked for is written once.
-#include "../leakypar.h"
+#include "../kernels.h"
 #include "../math/clamp_affine.h"
 #include "dropout.cuh"
 #include "project_tile.cuh"
@@ -61,7 +61,7 @@ __device__ __forceinline__ void compose_runs(Accumulators<Pairs>& u, const Share
 // Step 4: from the carry into the tile to the carry into each run. A thread has one row of the product, a neuron, and
 // walks the runs of each batch row.
 template <int Pairs, typename Scalar>
-__device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args, const ProjectPlan& plan,
+__device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args, const ProjectTiles& tiles,
                                                 const Shared& shared, const Thread& thread, std::int64_t tile,
                                                 const Tiling& tiling, const LookBack<Map>& book) {
   const int row = static_cast<int>(threadIdx.x);
@@ -74,26 +74,26 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
   };
   const auto initial = [&](int i) {
     const std::int64_t n = thread.first_row + i;
-    const bool given = args.initial != nullptr && neuron < args.H && n < args.N;
-    return given ? args.initial[n * args.H + neuron] : 0.0f;
+    const bool given = args.initial_membrane != nullptr && neuron < args.H && n < args.N;
+    return given ? args.initial_membrane[n * args.H + neuron] : 0.0f;
   };
 
-  if (tiling.chunks > 1) {
+  if (tiling.time_tiles > 1) {
     const auto tile_map = [&](int i) {
       Map map = map_of(i * thread.time_runs);
       for (int run = 1; run < thread.time_runs; ++run) map = compose(map, map_of(i * thread.time_runs + run));
       return map;
     };
     const int warp = row / warp_lanes;
-    Place place = {tile, thread.team * (ProjectPlan::threads / warp_lanes) + warp, 0, thread.lane, warp};
-    const auto column = [&](int i) { return (thread.team * plan.batch_rows + i) * ProjectPlan::neurons + row; };
-    unsigned* const flag = book.flags + tile * tiling.tiles + place.tile;
-    const bool has_successor = tile + 1 < tiling.chunks;
+    Place place = {tile, thread.team * (ProjectTiles::threads / warp_lanes) + warp, 0, thread.lane, warp};
+    const auto column = [&](int i) { return (thread.team * tiles.batch_rows + i) * ProjectTiles::neurons + row; };
+    unsigned* const flag = book.flags + tile * tiling.channel_tiles + place.channel_tile;
+    const bool has_successor = tile + 1 < tiling.time_tiles;
     if (tile > 0 && has_successor) {
-      for (int i = 0; i < plan.batch_rows; ++i) store_aggregate(book, tiling, tile, column(i), tile_map(i));
+      for (int i = 0; i < tiles.batch_rows; ++i) store_aggregate(book, tiling, tile, column(i), tile_map(i));
       publish(flag, aggregate, thread.lane);
     }
-    for (int i = 0; i < plan.batch_rows; ++i) {
+    for (int i = 0; i < tiles.batch_rows; ++i) {
       float carry[1] = {0.0f};
       if (tile == 0) {
         carry[0] = initial(i);
@@ -102,15 +102,15 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
         look_back(carry, book, tiling, place);
       }
       if (has_successor) __stcg(book.inclusives + tile * tiling.M + column(i), tile_map(i)(carry[0]));
-      shared.carries[i * ProjectPlan::neurons + row] = carry[0];
+      shared.carries[i * ProjectTiles::neurons + row] = carry[0];
     }
     if (has_successor) publish(flag, inclusive, thread.lane);
   } else if (tile == 0) {
-    for (int i = 0; i < plan.batch_rows; ++i) shared.carries[i * ProjectPlan::neurons + row] = initial(i);
+    for (int i = 0; i < tiles.batch_rows; ++i) shared.carries[i * ProjectTiles::neurons + row] = initial(i);
   }
 
-  for (int i = 0; i < plan.batch_rows; ++i) {
-    float& carry = shared.carries[i * ProjectPlan::neurons + row];
+  for (int i = 0; i < tiles.batch_rows; ++i) {
+    float& carry = shared.carries[i * ProjectTiles::neurons + row];
     float h = carry;
     for (int run = i * thread.time_runs; run < (i + 1) * thread.time_runs; ++run) {
       const Map map = map_of(run);
@@ -165,15 +165,15 @@ __device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const Proj
 // Step 5. Drops: whether there is dropout; the code of a generator costs registers where it is not run, too.
 template <bool Drops, typename Scalar, int Pairs>
 __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
-                                           const ProjectPlan& plan, const Shared& shared, const Thread& thread,
+                                           const ProjectTiles& tiles, const Shared& shared, const Thread& thread,
                                            std::int64_t tile, bool packets) {
   constexpr int run_steps = 2 * Pairs;
   const std::int64_t n = thread.row_of(thread.run);
-  const std::int64_t t0 = tile * plan.steps() + thread.place_in_time(thread.run) * run_steps;
+  const std::int64_t t0 = tile * tiles.steps() + thread.place_in_time(thread.run) * run_steps;
   if (n >= args.N || t0 >= args.T) return;
   const int steps = static_cast<int>(args.T - t0 < run_steps ? args.T - t0 : run_steps);
   const std::int64_t left = args.H - thread.first_neuron;
-  const int neurons = static_cast<int>(left < ProjectPlan::neurons ? left : ProjectPlan::neurons);
+  const int neurons = static_cast<int>(left < ProjectTiles::neurons ? left : ProjectTiles::neurons);
 
   float h[lane_neurons], decay[lane_neurons], threshold[lane_neurons], gain[lane_neurons];
 #pragma unroll
@@ -192,8 +192,8 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
       for (int which = 0; which < lane_neurons; ++which) {
         h[which] = membrane_step(decay[which], h[which], at<Pairs>(u, which, step));
       }
-      if (args.membrane != nullptr) store_neurons(args.membrane + offset, h, thread, neurons, packets);
-      if (args.spikes != nullptr) {
+      if (args.outputs.membrane != nullptr) store_neurons(args.outputs.membrane + offset, h, thread, neurons, packets);
+      if (args.outputs.spikes != nullptr) {
         float seen[lane_neurons], spikes[lane_neurons];
 #pragma unroll
         for (int which = 0; which < lane_neurons; ++which) seen[which] = h[which];
@@ -202,13 +202,13 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
         for (int which = 0; which < lane_neurons; ++which) {
           spikes[which] = spike(seen[which] - threshold[which]) ? gain[which] : 0.0f;
         }
-        store_neurons(args.spikes + offset, spikes, thread, neurons, packets);
+        store_neurons(args.outputs.spikes + offset, spikes, thread, neurons, packets);
       }
       offset += args.N * args.H;
     }
   }
-  if (args.last != nullptr && t0 + steps == args.T) {
-    float* const last = args.last + n * args.H + thread.first_neuron;
+  if (args.outputs.final_membrane != nullptr && t0 + steps == args.T) {
+    float* const last = args.outputs.final_membrane + n * args.H + thread.first_neuron;
 #pragma unroll
     for (int which = 0; which < lane_neurons; ++which) {
       const int neuron = thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
@@ -219,27 +219,27 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
 
 // Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers.
 template <typename Scalar, int Pairs, bool Drops>
-__global__ void __launch_bounds__(ProjectPlan::threads, Pairs == 8 ? 2 : 3)
-    project_scan_kernel(const ProjectScan<Scalar> args, const ProjectPlan plan, const Access access,
+__global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 ? 2 : 3)
+    project_scan_kernel(const ProjectScan<Scalar> args, const ProjectTiles tiles, const Access access,
                         const Tiling tiling, const LookBack<Map> book) {
   constexpr int columns = 16 * Pairs;
-  constexpr int neurons = ProjectPlan::neurons;
-  const Thread thread(args, plan);
+  constexpr int neurons = ProjectTiles::neurons;
+  const Thread thread(args, tiles);
   const std::int64_t row_bytes = args.C * static_cast<std::int64_t>(sizeof(Scalar));
-  const std::int64_t computed = ProjectPlan::slices(args.C, sizeof(Scalar));
-  const int slices = static_cast<int>(computed > 0 ? computed : 1);
-  const std::int64_t time_tiles = plan.time_tiles(args.T);
-  const Shared shared(plan, slices);
-  const bool split = tiling.chunks > 1;
+  const std::int64_t computed = ProjectTiles::k_slices(args.C, sizeof(Scalar));
+  const int k_slices = static_cast<int>(computed > 0 ? computed : 1);
+  const std::int64_t time_tiles = tiles.time_tiles(args.T);
+  const Shared shared(tiles, k_slices);
+  const bool split = tiling.time_tiles > 1;
 
   // A row of the product each: its neuron's parameters. Rows past the last neuron have zero weights and store nothing.
   const int own_row = static_cast<int>(threadIdx.x);
   const std::int64_t own_neuron = thread.first_neuron + neuron_of_row<Scalar>(own_row);
   const std::int64_t neuron = own_neuron < args.H ? own_neuron : 0;
-  shared.bias[own_row] = read<float>(args.bias_ih, neuron) + read<float>(args.bias_hh, neuron);
-  shared.decay[own_row] = read<float>(args.decay, neuron);
-  shared.threshold[own_row] = read<float>(args.threshold, neuron);
-  shared.gain[own_row] = read<float>(args.gain, neuron);
+  shared.bias[own_row] = read<float>(args.neurons.bias_ih, neuron) + read<float>(args.neurons.bias_hh, neuron);
+  shared.decay[own_row] = read<float>(args.neurons.decay, neuron);
+  shared.threshold[own_row] = read<float>(args.neurons.threshold, neuron);
+  shared.gain[own_row] = read<float>(args.neurons.gain, neuron);
 
   if (split && threadIdx.x == 0) *shared.ticket = atomicAdd(book.ticket + thread.team, 1u);
   __syncthreads();  // parameters and ticket are there
@@ -250,24 +250,25 @@ __global__ void __launch_bounds__(ProjectPlan::threads, Pairs == 8 ? 2 : 3)
     const std::int64_t h = thread.first_neuron + neuron_of_row<Scalar>(p);
     return h < args.H ? args.weight + h * args.weight_row : nullptr;
   };
-  const auto copy = [&](std::int64_t tile, int slice, int slot, bool with_weight) {
+  const auto copy = [&](std::int64_t tile, int k_slice, int slot, bool with_weight) {
     if (with_weight) {
-      unsigned char* const to = shared.weight + (plan.resident ? slice : slot) * neurons * slice_bytes;
-      copy_slice<Scalar, neurons>(to, access.weight, slice, row_bytes, args.weight, weight_row);
+      unsigned char* const to = shared.weight + (tiles.weights_resident ? k_slice : slot) * neurons * k_slice_bytes;
+      copy_k_slice<Scalar, neurons>(to, access.weight, k_slice, row_bytes, args.weight, weight_row);
     }
     // Column p of the product: of the warp's 8 Pairs columns, fragment j and column c of it are run c / 2 of the warp's
     // four, and step 2 j + c % 2 of that run.
     const auto x_row = [&](int p) -> const Scalar* {
       const int run = p / (8 * Pairs) * 4 + p % 8 / 2, step = p / 8 % Pairs * 2 + p % 2;
-      const std::int64_t t = tile * plan.steps() + thread.place_in_time(run) * (2 * Pairs) + step;
+      const std::int64_t t = tile * tiles.steps() + thread.place_in_time(run) * (2 * Pairs) + step;
       const std::int64_t n = thread.row_of(run);
       return t < args.T && n < args.N ? args.x + t * args.x_step + n * args.x_row : nullptr;
     };
-    copy_slice<Scalar, columns>(shared.x + slot * columns * slice_bytes, access.x, slice, row_bytes, args.x, x_row);
+    copy_k_slice<Scalar, columns>(shared.x + slot * columns * k_slice_bytes, access.x, k_slice, row_bytes, args.x,
+                                  x_row);
   };
   const auto begin = [&](std::int64_t tile, bool with_weight) {
-    for (int slice = 0; slice < plan.stages; ++slice) {
-      copy(tile, slice, slice, with_weight);
+    for (int k_slice = 0; k_slice < tiles.stages; ++k_slice) {
+      copy(tile, k_slice, k_slice, with_weight);
       commit_copies();
     }
   };
@@ -283,31 +284,32 @@ __global__ void __launch_bounds__(ProjectPlan::threads, Pairs == 8 ? 2 : 3)
       for (int step = 0; step < 2 * Pairs; ++step) at<Pairs>(u, which, step) = bias;
     }
     int slot = 0;
-    for (int slice = 0; slice < slices; ++slice) {
-      // The slots were filled at once before the first slice, and are refilled one a slice from the second on.
-      wait_copies(slice == 0 ? plan.stages - 1 : plan.stages - 2);
-      __syncthreads();  // every thread's part of the slice is there, and everyone has left the slice before it
-      if (slice > 0) {
-        const int ahead = slice + plan.stages - 1;
-        if (ahead < slices) copy(tile, ahead, slot == 0 ? plan.stages - 1 : slot - 1, with_weight);
+    for (int k_slice = 0; k_slice < k_slices; ++k_slice) {
+      // The slots were filled at once before the first k-slice, and are refilled one a k-slice from the second on.
+      wait_copies(k_slice == 0 ? tiles.stages - 1 : tiles.stages - 2);
+      __syncthreads();  // every thread's part of the k-slice is there, and everyone has left the one before it
+      if (k_slice > 0) {
+        const int ahead = k_slice + tiles.stages - 1;
+        if (ahead < k_slices) copy(tile, ahead, slot == 0 ? tiles.stages - 1 : slot - 1, with_weight);
         commit_copies();  // an empty group where there was nothing: waits count groups
       }
-      const std::int64_t left = row_bytes - static_cast<std::int64_t>(slice) * slice_bytes;
-      const int steps = static_cast<int>(left < slice_bytes ? (left + step_bytes - 1) / step_bytes : 4);
-      multiply_slice<Scalar, Pairs>(u, shared.weight + (plan.resident ? slice : slot) * neurons * slice_bytes,
-                                    shared.x + slot * columns * slice_bytes, steps, thread);
-      slot = slot + 1 == plan.stages ? 0 : slot + 1;
+      const std::int64_t left = row_bytes - static_cast<std::int64_t>(k_slice) * k_slice_bytes;
+      const int steps = static_cast<int>(left < k_slice_bytes ? (left + step_bytes - 1) / step_bytes : 4);
+      multiply_k_slice<Scalar, Pairs>(
+          u, shared.weight + (tiles.weights_resident ? k_slice : slot) * neurons * k_slice_bytes,
+          shared.x + slot * columns * k_slice_bytes, steps, thread);
+      slot = slot + 1 == tiles.stages ? 0 : slot + 1;
     }
-    with_weight = !plan.resident;
+    with_weight = !tiles.weights_resident;
 
     if (split && threadIdx.x == 0) *shared.ticket = atomicAdd(book.ticket + thread.team, 1u);
     compose_runs<Pairs>(u, shared, thread);
     __syncthreads();  // maps and ticket are there, and every slot is free
     const std::int64_t next = split ? *shared.ticket : tile + 1;
     if (next < time_tiles) begin(next, with_weight);
-    carry_into_runs<Pairs>(args, plan, shared, thread, tile, tiling, book);
+    carry_into_runs<Pairs>(args, tiles, shared, thread, tile, tiling, book);
     __syncthreads();  // every run's carry is there
-    replay_run<Drops, Scalar, Pairs>(u, args, plan, shared, thread, tile, access.packets);
+    replay_run<Drops, Scalar, Pairs>(u, args, tiles, shared, thread, tile, access.packets);
     if (next >= time_tiles) return;
     tile = next;
   }
@@ -327,50 +329,50 @@ int widest(const Scalar* data, std::initializer_list<std::int64_t> strides) {
 template <typename Scalar>
 Access access_of(const ProjectScan<Scalar>& args) {
   const auto stride = [](std::int64_t size, std::int64_t stride) { return size > 1 ? stride : 0; };
-  const bool packets = widest(args.spikes, {args.H}) == 16 && widest(args.membrane, {args.H}) == 16;
+  const bool packets = widest(args.outputs.spikes, {args.H}) == 16 && widest(args.outputs.membrane, {args.H}) == 16;
   return {widest(args.x, {stride(args.T, args.x_step), stride(args.N, args.x_row)}),
           widest(args.weight, {stride(args.H, args.weight_row)}), packets};
 }
 
 template <typename Scalar>
-Tiling tiling_of(const ProjectScan<Scalar>& args, const ProjectPlan& plan) {
-  const std::int64_t groups = plan.groups(args.N, args.H);
-  const std::int64_t chunks = plan.blocks_per_group > 1 ? plan.time_tiles(args.T) : 1;
-  constexpr int warps = ProjectPlan::threads / warp_lanes;
-  return {args.T, groups * plan.batch_rows * ProjectPlan::neurons, chunks, groups * warps, warps, groups};
+Tiling tiling_of(const ProjectScan<Scalar>& args, const ProjectTiles& tiles) {
+  const std::int64_t teams = tiles.teams(args.N, args.H);
+  const std::int64_t time_tiles = tiles.time_blocks > 1 ? tiles.time_tiles(args.T) : 1;
+  constexpr int warps = ProjectTiles::threads / warp_lanes;
+  return {args.T, teams * tiles.batch_rows * ProjectTiles::neurons, time_tiles, teams * warps, warps, teams};
 }
 
 }  // namespace
 
 template <typename Scalar>
-std::int64_t project_scan_workspace(const ProjectScan<Scalar>& args, const ProjectPlan& plan) {
+std::int64_t project_scan_workspace(const ProjectScan<Scalar>& args, const ProjectTiles& tiles) {
   if (args.T == 0 || args.N * args.H == 0) return 0;
-  return LookBack<Map>::bytes(tiling_of(args, plan));
+  return LookBack<Map>::bytes(tiling_of(args, tiles));
 }
 
 template <typename Scalar>
-cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& plan, void* workspace,
+cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectTiles& tiles, void* workspace,
                          cudaStream_t stream) {
   if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
-  const Tiling tiling = tiling_of(args, plan);
+  const Tiling tiling = tiling_of(args, tiles);
   const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
   if (error != cudaSuccess) return error;
-  const std::int64_t blocks = plan.groups(args.N, args.H) * plan.blocks_per_group;
-  const auto shared_bytes = static_cast<std::size_t>(plan.shared_bytes(args.C, sizeof(Scalar)));
+  const std::int64_t blocks = tiles.teams(args.N, args.H) * tiles.time_blocks;
+  const auto shared_bytes = static_cast<std::size_t>(tiles.shared_bytes(args.C, sizeof(Scalar)));
   const auto of_width = [&](auto drops) {
     constexpr bool Drops = decltype(drops)::value;
-    return plan.wide ? project_scan_kernel<Scalar, 8, Drops> : project_scan_kernel<Scalar, 4, Drops>;
+    return tiles.wide ? project_scan_kernel<Scalar, 8, Drops> : project_scan_kernel<Scalar, 4, Drops>;
   };
   const auto kernel = args.dropout.seed != nullptr ? of_width(std::true_type()) : of_width(std::false_type());
-  return launch(kernel, blocks, ProjectPlan::threads, shared_bytes, stream, args, plan, access_of(args), tiling,
+  return launch(kernel, blocks, ProjectTiles::threads, shared_bytes, stream, args, tiles, access_of(args), tiling,
                 LookBack<Map>::at(workspace, tiling));
 }
 
-template std::int64_t project_scan_workspace(const ProjectScan<float>&, const ProjectPlan&);
-template std::int64_t project_scan_workspace(const ProjectScan<float16>&, const ProjectPlan&);
-template std::int64_t project_scan_workspace(const ProjectScan<bfloat16>&, const ProjectPlan&);
-template cudaError_t project_scan(const ProjectScan<float>&, const ProjectPlan&, void*, cudaStream_t);
-template cudaError_t project_scan(const ProjectScan<float16>&, const ProjectPlan&, void*, cudaStream_t);
-template cudaError_t project_scan(const ProjectScan<bfloat16>&, const ProjectPlan&, void*, cudaStream_t);
+template std::int64_t project_scan_workspace(const ProjectScan<float>&, const ProjectTiles&);
+template std::int64_t project_scan_workspace(const ProjectScan<float16>&, const ProjectTiles&);
+template std::int64_t project_scan_workspace(const ProjectScan<bfloat16>&, const ProjectTiles&);
+template cudaError_t project_scan(const ProjectScan<float>&, const ProjectTiles&, void*, cudaStream_t);
+template cudaError_t project_scan(const ProjectScan<float16>&, const ProjectTiles&, void*, cudaStream_t);
+template cudaError_t project_scan(const ProjectScan<bfloat16>&, const ProjectTiles&, void*, cudaStream_t);
 
 }  // namespace leakypar::cuda

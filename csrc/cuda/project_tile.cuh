@@ -1,7 +1,7 @@
-// What a block of project_scan.cu works on: its copies into shared memory, its threads' places, and the product of a slice.
+// What a block of project_scan.cu works on: its copies into shared memory, its threads' places, and the product of a k_slice.
 #pragma once
 
-#include "../leakypar.h"
+#include "../kernels.h"
 #include "async_copy.cuh"
 #include "channels.cuh"
 #include "launch.cuh"
@@ -12,9 +12,9 @@ namespace leakypar::cuda {
 
 inline constexpr int lane_neurons = 8;
 inline constexpr int warp_neurons = 64;
-inline constexpr int slice_bytes = ProjectPlan::slice_bytes;
+inline constexpr int k_slice_bytes = ProjectTiles::k_slice_bytes;
 inline constexpr int piece_bytes = 16;
-inline constexpr int pieces = slice_bytes / piece_bytes;
+inline constexpr int pieces = k_slice_bytes / piece_bytes;
 inline constexpr int step_bytes = 32;  // of k, that one matrix instruction takes
 
 // How wide copies and stores may be: what strides and addresses allow.
@@ -55,38 +55,38 @@ __device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned cha
   }
 }
 
-// One slice of Rows rows into a slot. row_at(p) is where row p of the product begins, null for a row of zeros; anywhere
-// is an address that zeros may be said to come from.
+// One k-slice of Rows rows into a slot. row_at(p) is where row p of the product begins, null for a row of zeros.
+// fallback: any valid address; cp.async needs one even when it copies 0 bytes.
 template <typename Scalar, int Rows, int Bytes, typename RowAt>
-__device__ __forceinline__ void copy_rows(unsigned char* slot, std::int64_t slice, std::int64_t row_bytes,
-                                          const Scalar* anywhere, const RowAt& row_at) {
+__device__ __forceinline__ void copy_rows(unsigned char* slot, std::int64_t k_slice, std::int64_t row_bytes,
+                                          const Scalar* fallback, const RowAt& row_at) {
   const int piece = static_cast<int>(threadIdx.x) % pieces, first = static_cast<int>(threadIdx.x) / pieces;
-  const std::int64_t offset = slice * slice_bytes + piece * piece_bytes;
+  const std::int64_t offset = k_slice * k_slice_bytes + piece * piece_bytes;
   const std::int64_t left = row_bytes - offset;
   const int whole = static_cast<int>(left < 0 ? 0 : (left < piece_bytes ? left : piece_bytes));
-  unsigned char* const to = slot + first * slice_bytes + (piece ^ (first % pieces)) * piece_bytes;
-  constexpr int rows_at_once = ProjectPlan::threads / pieces;  // a multiple of 8: the place within a row stays
-#pragma unroll 1  // unrolled, every row's address is kept in registers for the next slice
+  unsigned char* const to = slot + first * k_slice_bytes + (piece ^ (first % pieces)) * piece_bytes;
+  constexpr int rows_at_once = ProjectTiles::threads / pieces;  // a multiple of 8: the place within a row stays
+#pragma unroll 1  // unrolled, every row's address is kept in registers for the next k_slice
   for (int i = 0; i < Rows / rows_at_once; ++i) {
     const Scalar* const row = row_at(first + i * rows_at_once);
     const int valid = row != nullptr ? whole : 0;
-    const auto* from = reinterpret_cast<const unsigned char*>(valid > 0 ? row : anywhere);
-    copy_piece<Scalar, Bytes>(to + i * rows_at_once * slice_bytes, from + (valid > 0 ? offset : 0), valid);
+    const auto* from = reinterpret_cast<const unsigned char*>(valid > 0 ? row : fallback);
+    copy_piece<Scalar, Bytes>(to + i * rows_at_once * k_slice_bytes, from + (valid > 0 ? offset : 0), valid);
   }
 }
 
 template <typename Scalar, int Rows, typename RowAt>
-__device__ __forceinline__ void copy_slice(unsigned char* slot, int access, std::int64_t slice, std::int64_t row_bytes,
-                                           const Scalar* anywhere, const RowAt& row_at) {
+__device__ __forceinline__ void copy_k_slice(unsigned char* slot, int access, std::int64_t k_slice,
+                                             std::int64_t row_bytes, const Scalar* fallback, const RowAt& row_at) {
   switch (access) {
     case 16:
-      return copy_rows<Scalar, Rows, 16>(slot, slice, row_bytes, anywhere, row_at);
+      return copy_rows<Scalar, Rows, 16>(slot, k_slice, row_bytes, fallback, row_at);
     case 8:
-      return copy_rows<Scalar, Rows, 8>(slot, slice, row_bytes, anywhere, row_at);
+      return copy_rows<Scalar, Rows, 8>(slot, k_slice, row_bytes, fallback, row_at);
     case 4:
-      return copy_rows<Scalar, Rows, 4>(slot, slice, row_bytes, anywhere, row_at);
+      return copy_rows<Scalar, Rows, 4>(slot, k_slice, row_bytes, fallback, row_at);
     default:
-      return copy_rows<Scalar, Rows, static_cast<int>(sizeof(Scalar))>(slot, slice, row_bytes, anywhere, row_at);
+      return copy_rows<Scalar, Rows, static_cast<int>(sizeof(Scalar))>(slot, k_slice, row_bytes, fallback, row_at);
   }
 }
 
@@ -96,11 +96,11 @@ struct Thread {
   int warp_row, warp_column;             // which 64 neurons, which half of the columns
   int run;                               // of the tile's 8
   std::int64_t first_neuron, first_row;  // of the tile
-  std::int64_t team;                     // the group of blocks
+  std::int64_t team;                     // of blocks that share neurons and batch rows
   int time_runs, time_shift;             // runs of one batch row in a tile: 1 << time_shift
 
   template <typename Scalar>
-  __device__ __forceinline__ Thread(const ProjectScan<Scalar>& args, const ProjectPlan& plan) {
+  __device__ __forceinline__ Thread(const ProjectScan<Scalar>& args, const ProjectTiles& tiles) {
     const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
     lane = static_cast<int>(threadIdx.x) % warp_lanes;
     group = lane / 4;
@@ -108,11 +108,11 @@ struct Thread {
     warp_row = warp / 2;
     warp_column = warp % 2;
     run = 4 * warp_column + quad;
-    team = blockIdx.x % plan.groups(args.N, args.H);
-    const std::int64_t neuron_tiles = plan.neuron_tiles(args.H);
-    first_neuron = team % neuron_tiles * ProjectPlan::neurons;
-    first_row = team / neuron_tiles * plan.batch_rows;
-    time_runs = ProjectPlan::runs / plan.batch_rows;
+    team = blockIdx.x % tiles.teams(args.N, args.H);
+    const std::int64_t neuron_tiles = tiles.neuron_tiles(args.H);
+    first_neuron = team % neuron_tiles * ProjectTiles::neurons;
+    first_row = team / neuron_tiles * tiles.batch_rows;
+    time_runs = ProjectTiles::runs / tiles.batch_rows;
     time_shift = __ffs(time_runs) - 1;
   }
 
@@ -120,9 +120,9 @@ struct Thread {
   __device__ __forceinline__ int place_in_time(int run) const { return run & (time_runs - 1); }
 };
 
-// A block's shared memory; project.h counts its bytes.
+// A block's shared memory; plan/project.h counts its bytes.
 struct Shared {
-  unsigned char* weight;  // [slices or stages][128 rows][128 bytes]
+  unsigned char* weight;  // [k_slices or stages][128 rows][128 bytes]
   unsigned char* x;       // [stages][columns][128 bytes]
   float* maps;            // [b, lo, hi][runs][map_pitch]; then the carry into each run in place of b
   float* carries;         // [batch_rows][128]
@@ -132,13 +132,13 @@ struct Shared {
   float* gain;
   unsigned* ticket;  // [1]
 
-  __device__ __forceinline__ Shared(const ProjectPlan& plan, std::int64_t slices) {
-    constexpr int neurons = ProjectPlan::neurons;
+  __device__ __forceinline__ Shared(const ProjectTiles& tiles, std::int64_t k_slices) {
+    constexpr int neurons = ProjectTiles::neurons;
     weight = static_cast<unsigned char*>(shared_memory());
-    x = weight + (plan.resident ? slices : plan.stages) * neurons * slice_bytes;
-    maps = reinterpret_cast<float*>(x + plan.stages * plan.columns() * slice_bytes);
-    carries = maps + 3 * ProjectPlan::runs * ProjectPlan::map_pitch;
-    bias = carries + plan.batch_rows * neurons;
+    x = weight + (tiles.weights_resident ? k_slices : tiles.stages) * neurons * k_slice_bytes;
+    maps = reinterpret_cast<float*>(x + tiles.stages * tiles.columns() * k_slice_bytes);
+    carries = maps + 3 * ProjectTiles::runs * ProjectTiles::map_pitch;
+    bias = carries + tiles.batch_rows * neurons;
     decay = bias + neurons;
     threshold = decay + neurons;
     gain = threshold + neurons;
@@ -146,7 +146,7 @@ struct Shared {
   }
 
   __device__ __forceinline__ float& map(int field, int run, int row) const {
-    return maps[(field * ProjectPlan::runs + run) * ProjectPlan::map_pitch + row];
+    return maps[(field * ProjectTiles::runs + run) * ProjectTiles::map_pitch + row];
   }
 };
 
@@ -160,30 +160,30 @@ __device__ __forceinline__ float& at(Accumulators<Pairs>& u, int which, int step
   return u[which / 2][step / 2][which % 2 * 2 + step % 2];
 }
 
-// Adds the product of one slice. steps: matrix instructions' worth of k that it holds, at most four.
+// Adds the product of one k_slice. steps: matrix instructions' worth of k that it holds, at most four.
 template <typename Scalar, int Pairs>
-__device__ __forceinline__ void multiply_slice(Accumulators<Pairs>& u, const unsigned char* weight,
-                                               const unsigned char* x, int steps, const Thread& thread) {
+__device__ __forceinline__ void multiply_k_slice(Accumulators<Pairs>& u, const unsigned char* weight,
+                                                 const unsigned char* x, int steps, const Thread& thread) {
   const int lane = thread.lane;
   const int a_row = thread.warp_row * warp_neurons + lane % 16;
   const int b_row = thread.warp_column * 8 * Pairs + lane % 8 + lane / 16 * 8;
-  const int a_offset = a_row * slice_bytes + ((lane / 16) ^ (lane % 8)) * piece_bytes;
-  const int b_offset = b_row * slice_bytes + ((lane / 8 % 2) ^ (lane % 8)) * piece_bytes;
+  const int a_offset = a_row * k_slice_bytes + ((lane / 16) ^ (lane % 8)) * piece_bytes;
+  const int b_offset = b_row * k_slice_bytes + ((lane / 8 % 2) ^ (lane % 8)) * piece_bytes;
 #pragma unroll
-  for (int step = 0; step < slice_bytes / step_bytes; ++step) {
+  for (int step = 0; step < k_slice_bytes / step_bytes; ++step) {
     if (step < steps) {
       const unsigned char* const a_from = weight + (a_offset ^ (step * step_bytes));
       const unsigned char* const b_from = x + (b_offset ^ (step * step_bytes));
       Fragment a[4][4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        load_matrices(a[i], a_from + i * 16 * slice_bytes);
+        load_matrices(a[i], a_from + i * 16 * k_slice_bytes);
         round_operand<Scalar>(a[i]);
       }
 #pragma unroll
       for (int j = 0; j < Pairs; j += 2) {
         Fragment b[4];
-        load_matrices(b, b_from + j * 8 * slice_bytes);
+        load_matrices(b, b_from + j * 8 * k_slice_bytes);
         round_operand<Scalar>(b);
         const Fragment left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll

@@ -1,19 +1,19 @@
 // The scan's gradient, for every channel of [T, M], M = N * H, from the last step to the first. With
-// v_t = f_t h_t - threshold, f_t = 1 or the factor of dropout (math/dropout.h), and r_T = grad_last,
+// v_t = f_t h_t - threshold, f_t = 1 or the factor of dropout (math/dropout.h), and r_T = grad_final_membrane,
 //
 //   g_t = f_t dL/dS_t gain surrogate'(v_t) + dL/dh_t       d_u[t] = 1[h_t > 0] (g_t + r_t)       r_{t-1} = w d_u[t]
 //
-// and the parameters' sums over time that leakypar.h defines, left for the caller to add up over chunks and batch. The
+// and the parameters' sums over time that kernels.h defines, left for the caller to add up over time tiles and batch. The
 // indicator is 0 at a membrane of zero and 1 at NaN, as relu's derivative is in torch.
 //
-// Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and chunk 0 is the last.
-//   lane:  a thread walks all T steps of 16 bytes of channels; rings of loads run ahead of the walk.
-//   split: a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps. The recurrence in r is linear, so a
-//          thread composes its steps to one affine map, and the rest is as in the forward scan.
+// Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and time tile 0 is the last.
+//   sequential: a thread walks all T steps of 16 bytes of channels; rings of loads run ahead of the walk.
+//   look_back:  a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps. The recurrence in r is linear, so
+//               a thread composes its steps to one affine map, and the rest is as in the forward scan.
 //
 // Bytes moved, an element: the membrane and each gradient given are read, d_u is written. The sums add at most four
-// state values a channel and time chunk.
-#include "../leakypar.h"
+// state values a channel and time tile.
+#include "../kernels.h"
 #include "../math/clamp_affine.h"
 #include "channels.cuh"
 #include "dropout.cuh"
@@ -23,8 +23,8 @@
 namespace leakypar::cuda {
 namespace {
 
-constexpr int lane_threads = 128;
-constexpr int lane_ring = lane_depth / 2;  // two arrays are read where the forward scan reads one
+constexpr int sequential_threads = 128;
+constexpr int sequential_ring = sequential_depth / 2;  // two arrays are read where the forward scan reads one
 
 // The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, and there is no dropout: the common
 // case carries one formula and no generator. Otherwise both are as the arguments say.
@@ -35,23 +35,24 @@ __device__ __forceinline__ Surrogate known(Surrogate surrogate) {
 }
 
 template <typename Scalar, int Width, bool Plain>
-struct Neurons {
+struct BackwardChannels {
   using Real = State<Scalar>;
-  using Row = Packet<Scalar, Width>;
+  using Vector = Packet<Scalar, Width>;
 
   Real decay[Width], threshold[Width], gain[Width];
   Real sum_bias[Width] = {}, sum_decay[Width] = {}, sum_threshold[Width] = {}, sum_gain[Width] = {};
 
-  __device__ __forceinline__ Neurons(const ScanBackward<Scalar>& args, std::int64_t column) {
-    read(decay, args.decay, column, args.H);
-    read(threshold, args.threshold, column, args.H);
-    read(gain, args.gain, column, args.H);
+  __device__ __forceinline__ BackwardChannels(const ScanBackward<Scalar>& args, std::int64_t column) {
+    read(decay, args.neurons.decay, column, args.H);
+    read(threshold, args.neurons.threshold, column, args.H);
+    read(gain, args.neurons.gain, column, args.H);
   }
 
   // g_t from the rows of one time step, which begin at offset, and its part of the threshold's and the gain's sums. A row
   // that is not given counts as zeros.
-  __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Row& membrane,
-                                           const Row& grad_spikes, const Row& grad_membrane, std::int64_t offset) {
+  __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Vector& membrane,
+                                           const Vector& grad_spikes, const Vector& grad_membrane,
+                                           std::int64_t offset) {
     const Surrogate surrogate = known<Plain>(args.surrogate);
     Real factors[Width];
 #pragma unroll
@@ -77,7 +78,7 @@ struct Neurons {
   }
 
   // d_u[t] from r_t, its store, its part of the bias's and the decay's sums, and r_{t-1}.
-  __device__ __forceinline__ void step(Real (&r)[Width], const Real (&g)[Width], const Row& membrane,
+  __device__ __forceinline__ void step(Real (&r)[Width], const Real (&g)[Width], const Vector& membrane,
                                        const Real (&earlier)[Width], Scalar* grad_u) {
     Real d_u[Width];
 #pragma unroll
@@ -98,18 +99,18 @@ __device__ __forceinline__ void widen_row(Real (&values)[Width], const Packet<Sc
 }
 
 template <typename Scalar, int Width, bool Plain>
-__global__ void __launch_bounds__(lane_threads) scan_backward_lane(const ScanBackward<Scalar> args) {
+__global__ void __launch_bounds__(sequential_threads) scan_backward_sequential(const ScanBackward<Scalar> args) {
   using Real = State<Scalar>;
   const std::int64_t M = args.N * args.H;
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
   if (column >= M) return;
 
-  Neurons<Scalar, Width, Plain> neurons(args, column);
+  BackwardChannels<Scalar, Width, Plain> channels(args, column);
   Real initial[Width], r[Width];
-  load_state(initial, args.initial, column);
-  load_state(r, args.grad_last, column);
+  load_state(initial, args.initial_membrane, column);
+  load_state(r, args.grad_final_membrane, column);
 
-  Packet<Scalar, Width> membrane[lane_ring], grad_spikes[lane_ring], grad_membrane[lane_ring];
+  Packet<Scalar, Width> membrane[sequential_ring], grad_spikes[sequential_ring], grad_membrane[sequential_ring];
   const auto fetch = [&](int slot, std::int64_t t) {
     const std::int64_t offset = t * M + column;
     membrane[slot] = load<Width>(args.membrane + offset);
@@ -117,35 +118,35 @@ __global__ void __launch_bounds__(lane_threads) scan_backward_lane(const ScanBac
     if (args.grad_membrane != nullptr) grad_membrane[slot] = load<Width>(args.grad_membrane + offset);
   };
 #pragma unroll
-  for (int i = 0; i < lane_ring; ++i) {
+  for (int i = 0; i < sequential_ring; ++i) {
     if (i < args.T) fetch(i, args.T - 1 - i);
   }
-  for (std::int64_t t0 = args.T - 1; t0 >= 0; t0 -= lane_ring) {
+  for (std::int64_t t0 = args.T - 1; t0 >= 0; t0 -= sequential_ring) {
 #pragma unroll
-    for (int i = 0; i < lane_ring; ++i) {
+    for (int i = 0; i < sequential_ring; ++i) {
       const std::int64_t t = t0 - i;
       if (t >= 0) {
         Real g[Width], earlier[Width];
-        neurons.arriving(g, args, membrane[i], grad_spikes[i], grad_membrane[i], t * M + column);
+        channels.arriving(g, args, membrane[i], grad_spikes[i], grad_membrane[i], t * M + column);
         if (t > 0) {
-          widen_row(earlier, membrane[(i + 1) % lane_ring]);  // the next slot of the ring holds t - 1
+          widen_row(earlier, membrane[(i + 1) % sequential_ring]);  // the next slot of the ring holds t - 1
         } else {
 #pragma unroll
           for (int j = 0; j < Width; ++j) earlier[j] = initial[j];
         }
-        neurons.step(r, g, membrane[i], earlier, args.grad_u + t * M + column);
-        if (t >= lane_ring) fetch(i, t - lane_ring);
+        channels.step(r, g, membrane[i], earlier, args.grad_u + t * M + column);
+        if (t >= sequential_ring) fetch(i, t - sequential_ring);
       }
     }
   }
-  if (args.grad_initial != nullptr) store_state(args.grad_initial, column, r);
-  add_state(args.sum_bias, column, neurons.sum_bias);
-  add_state(args.sum_decay, column, neurons.sum_decay);
-  add_state(args.sum_threshold, column, neurons.sum_threshold);
-  add_state(args.sum_gain, column, neurons.sum_gain);
+  if (args.grad_initial_membrane != nullptr) store_state(args.grad_initial_membrane, column, r);
+  add_state(args.sum_bias, column, channels.sum_bias);
+  add_state(args.sum_decay, column, channels.sum_decay);
+  add_state(args.sum_threshold, column, channels.sum_threshold);
+  add_state(args.sum_gain, column, channels.sum_gain);
 }
 
-// Adds the warps' sums in the order of the warps, and the total to row `chunk` of sum [chunks, M]. Every thread
+// Adds the warps' sums in the order of the warps, and the total to row `time_tile` of sum [time_tiles, M]. Every thread
 // of the block must call it; buffer holds [warps, columns] values.
 template <int Width, typename Real>
 __device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values)[Width], Real* buffer,
@@ -160,21 +161,21 @@ __device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values
   for (int i = 0; i < Width; ++i) {
     Real total = values[i];
     for (int warp = 1; warp < tiling.warps; ++warp) total += buffer[(warp * warp_lanes + place.lane) * Width + i];
-    sum[place.chunk * tiling.M + place.column + i] += total;
+    sum[place.time_tile * tiling.M + place.column + i] += total;
   }
 }
 
 template <typename Scalar, int Width, bool Plain>
-__global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
-    scan_backward_split(const ScanBackward<Scalar> args, const Tiling tiling,
-                        const LookBack<Affine<State<Scalar>>> book) {
+__global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
+    scan_backward_look_back(const ScanBackward<Scalar> args, const Tiling tiling,
+                            const LookBack<Affine<State<Scalar>>> book) {
   using Real = State<Scalar>;
   using Map = Affine<Real>;
-  constexpr int run = SplitShape::run;
+  constexpr int run = TimeTiling::run;
   const auto memory = BlockMemory<Map, Width>::at(shared_memory(), tiling.warps);
   const Place place = take_place<Width>(book, tiling, memory.ticket);
   const bool active = place.column < tiling.M;
-  const std::int64_t s0 = (place.chunk * tiling.warps + place.warp) * run;
+  const std::int64_t s0 = (place.time_tile * tiling.warps + place.warp) * run;
   const std::int64_t left = active ? tiling.T - s0 : 0;
   const int steps = static_cast<int>(left < 0 ? 0 : (left < run ? left : run));
   const std::int64_t t0 = tiling.T - 1 - s0;  // the run's first step is its latest time
@@ -196,11 +197,11 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
     if (t0 >= steps) {
       widen_row(before, load<Width>(args.membrane + offset - steps * tiling.M));
     } else {
-      load_state(before, args.initial, place.column);
+      load_state(before, args.initial_membrane, place.column);
     }
   }
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
-  Neurons<Scalar, Width, Plain> neurons(args, active ? place.column : 0);
+  BackwardChannels<Scalar, Width, Plain> channels(args, active ? place.column : 0);
 
   Real g[run][Width];
   Map map[Width];
@@ -209,18 +210,18 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
 #pragma unroll
   for (int s = 0; s < run; ++s) {
     if (s < steps) {
-      neurons.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
+      channels.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        const Real a = widen(membrane[s].element[i]) <= Real(0) ? Real(0) : neurons.decay[i];
+        const Real a = widen(membrane[s].element[i]) <= Real(0) ? Real(0) : channels.decay[i];
         map[i] = compose(map[i], Map{a, a * g[s][i]});
       }
     }
   }
 
   Real r[Width] = {};
-  // Warp 0 alone: grad_last may be the array that grad_initial is written to.
-  if (active && place.chunk == 0 && place.warp == 0) load_state(r, args.grad_last, place.column);
+  // Warp 0 alone: grad_final_membrane may be the array that grad_initial_membrane is written to.
+  if (active && place.time_tile == 0 && place.warp == 0) load_state(r, args.grad_final_membrane, place.column);
   carry_into_run(r, map, book, tiling, place, memory);
 
 #pragma unroll
@@ -231,44 +232,46 @@ __global__ void __launch_bounds__(split_backward.max_warps* warp_lanes, 1)
       for (int i = 0; i < Width; ++i) {
         earlier[i] = s + 1 < steps ? widen(membrane[s + 1 < run ? s + 1 : s].element[i]) : before[i];
       }
-      neurons.step(r, g[s], membrane[s], earlier, args.grad_u + offset - s * tiling.M);
+      channels.step(r, g[s], membrane[s], earlier, args.grad_u + offset - s * tiling.M);
     }
   }
-  if (args.grad_initial != nullptr && steps > 0 && s0 + steps == tiling.T) {
-    store_state(args.grad_initial, place.column, r);
+  if (args.grad_initial_membrane != nullptr && steps > 0 && s0 + steps == tiling.T) {
+    store_state(args.grad_initial_membrane, place.column, r);
   }
-  reduce_over_warps(args.sum_bias, neurons.sum_bias, memory.runs, tiling, place);
-  reduce_over_warps(args.sum_decay, neurons.sum_decay, memory.runs, tiling, place);
-  reduce_over_warps(args.sum_threshold, neurons.sum_threshold, memory.runs, tiling, place);
-  reduce_over_warps(args.sum_gain, neurons.sum_gain, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_bias, channels.sum_bias, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_decay, channels.sum_decay, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_threshold, channels.sum_threshold, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_gain, channels.sum_gain, memory.runs, tiling, place);
 }
 
 template <typename Scalar, int Wide, typename Body>
 cudaError_t specialised(const ScanBackward<Scalar>& args, Body body) {
   const bool plain = args.surrogate.kind == SurrogateKind::atan && args.dropout.seed == nullptr;
-  return with_version<Scalar, Wide>(args.N * args.H, plain, body, args.grad_spikes, args.grad_membrane, args.membrane,
-                                    args.grad_u);
+  return dispatch_version<Scalar, Wide>(args.N * args.H, plain, body, args.grad_spikes, args.grad_membrane,
+                                        args.membrane, args.grad_u);
 }
 
 template <typename Scalar>
-cudaError_t launch_lane(const ScanBackward<Scalar>& args, cudaStream_t stream) {
-  return specialised<Scalar, lane_width<Scalar>>(args, [&](auto width, auto plain) {
+cudaError_t launch_sequential(const ScanBackward<Scalar>& args, cudaStream_t stream) {
+  return specialised<Scalar, sequential_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
-    const std::int64_t blocks = (args.N * args.H + lane_threads * Width - 1) / (lane_threads * Width);
-    return launch(scan_backward_lane<Scalar, Width, decltype(plain)::value>, blocks, lane_threads, 0, stream, args);
+    const std::int64_t blocks = (args.N * args.H + sequential_threads * Width - 1) / (sequential_threads * Width);
+    return launch(scan_backward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads, 0,
+                  stream, args);
   });
 }
 
 template <typename Scalar>
-cudaError_t launch_split(const ScanBackward<Scalar>& args, void* workspace, cudaStream_t stream) {
+cudaError_t launch_look_back(const ScanBackward<Scalar>& args, void* workspace, cudaStream_t stream) {
   using Map = Affine<State<Scalar>>;
-  return specialised<Scalar, split_width<Scalar>>(args, [&](auto width, auto plain) {
+  return specialised<Scalar, look_back_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
-    const Tiling tiling(split_backward, args.T, args.N * args.H, Width);
+    const Tiling tiling(backward_tiling, args.T, args.N * args.H, Width);
     const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
     if (error != cudaSuccess) return error;
-    return launch(scan_backward_split<Scalar, Width, decltype(plain)::value>, tiling.chunks * tiling.tiles,
-                  tiling.warps * warp_lanes, BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
+    return launch(scan_backward_look_back<Scalar, Width, decltype(plain)::value>,
+                  tiling.time_tiles * tiling.channel_tiles, tiling.warps * warp_lanes,
+                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
                   LookBack<Map>::at(workspace, tiling));
   });
 }
@@ -276,24 +279,24 @@ cudaError_t launch_split(const ScanBackward<Scalar>& args, void* workspace, cuda
 }  // namespace
 
 template <typename Scalar>
-std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Scan scan) {
-  if (scan == Scan::lane) return 0;
-  return LookBack<Affine<State<Scalar>>>::bytes(Tiling(split_backward, args.T, args.N * args.H, 1));
+std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Method method) {
+  if (method == Method::sequential) return 0;
+  return LookBack<Affine<State<Scalar>>>::bytes(Tiling(backward_tiling, args.T, args.N * args.H, 1));
 }
 
 template <typename Scalar>
-cudaError_t scan_backward(const ScanBackward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream) {
+cudaError_t scan_backward(const ScanBackward<Scalar>& args, Method method, void* workspace, cudaStream_t stream) {
   if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
-  return scan == Scan::lane ? launch_lane(args, stream) : launch_split(args, workspace, stream);
+  return method == Method::sequential ? launch_sequential(args, stream) : launch_look_back(args, workspace, stream);
 }
 
-template std::int64_t scan_backward_workspace(const ScanBackward<float>&, Scan);
-template std::int64_t scan_backward_workspace(const ScanBackward<double>&, Scan);
-template std::int64_t scan_backward_workspace(const ScanBackward<float16>&, Scan);
-template std::int64_t scan_backward_workspace(const ScanBackward<bfloat16>&, Scan);
-template cudaError_t scan_backward(const ScanBackward<float>&, Scan, void*, cudaStream_t);
-template cudaError_t scan_backward(const ScanBackward<double>&, Scan, void*, cudaStream_t);
-template cudaError_t scan_backward(const ScanBackward<float16>&, Scan, void*, cudaStream_t);
-template cudaError_t scan_backward(const ScanBackward<bfloat16>&, Scan, void*, cudaStream_t);
+template std::int64_t scan_backward_workspace(const ScanBackward<float>&, Method);
+template std::int64_t scan_backward_workspace(const ScanBackward<double>&, Method);
+template std::int64_t scan_backward_workspace(const ScanBackward<float16>&, Method);
+template std::int64_t scan_backward_workspace(const ScanBackward<bfloat16>&, Method);
+template cudaError_t scan_backward(const ScanBackward<float>&, Method, void*, cudaStream_t);
+template cudaError_t scan_backward(const ScanBackward<double>&, Method, void*, cudaStream_t);
+template cudaError_t scan_backward(const ScanBackward<float16>&, Method, void*, cudaStream_t);
+template cudaError_t scan_backward(const ScanBackward<bfloat16>&, Method, void*, cudaStream_t);
 
 }  // namespace leakypar::cuda

@@ -12,7 +12,7 @@ struct Cpu {
   // is the state type: 16-bit tensors are widened a chunk at a time, and u and its gradient are never rounded. Where the
   // processor has instructions for bfloat16, the vendor's products have twice the speed with it, and it is that.
   template <typename Scalar, typename Body>
-  static auto with_projected(Body body) {
+  static auto dispatch_projected(Body body) {
     if constexpr (std::is_same_v<Scalar, bfloat16>) {
       if (multiplies_bfloat16()) return body(std::type_identity<bfloat16>());
     }
@@ -48,7 +48,10 @@ struct Cpu {
   template <typename Projected>
   static constexpr bool accumulates = std::is_same_v<Projected, State<Projected>>;
 
-  static std::int64_t time_chunks(Scan, std::int64_t) { return 1; }
+  static std::int64_t time_tiles(Method, std::int64_t) { return 1; }
+
+  template <typename Scalar>
+  static constexpr bool has_project_scan = false;
 
   static cpu::Threads threads() {
     const auto parallel_for = [](std::int64_t count, std::int64_t grain,
@@ -59,12 +62,12 @@ struct Cpu {
   }
 
   template <typename Scalar, typename Projected>
-  static void scan(const ScanForward<Scalar, Projected>& args, Scan, const Tensor&) {
+  static void scan(const ScanForward<Scalar, Projected>& args, Method, const Tensor&) {
     cpu::scan_forward(args, threads());
   }
 
   template <typename Scalar, typename Projected>
-  static void scan(const ScanBackward<Scalar, Projected>& args, Scan, const Tensor&) {
+  static void scan(const ScanBackward<Scalar, Projected>& args, Method, const Tensor&) {
     cpu::scan_backward(args, threads());
   }
 };

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../plan.h"
+#include "../plan/scan.h"
 
 namespace leakypar::cuda {
 

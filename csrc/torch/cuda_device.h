@@ -9,11 +9,11 @@ namespace leakypar {
 struct Cuda {
   // Calls body with the element type that products take, and leave u in.
   template <typename Scalar, typename Body>
-  static auto with_projected(Body body) {
+  static auto dispatch_projected(Body body) {
     return body(std::type_identity<Scalar>());
   }
 
-  // Whether a backward scan may write its gradient over the membrane that it reads: the split scan may not, since a warp
+  // Whether a backward scan may write its gradient over the membrane that it reads: the look-back scan may not, since a warp
   // reads the row before its own, which another warp writes.
   template <typename Scalar, typename Projected>
   static constexpr bool overwrites = false;
@@ -49,20 +49,19 @@ struct Cuda {
   template <typename Projected>
   static constexpr bool accumulates = std::is_same_v<Projected, float>;
 
-  static std::int64_t time_chunks(Scan scan, std::int64_t T) {
-    return scan == Scan::split ? split_backward.chunks(T) : 1;
+  static std::int64_t time_tiles(Method method, std::int64_t T) {
+    return method == Method::look_back ? backward_tiling.tiles(T) : 1;
   }
 
-  // Whether there is a project_scan for elements of this type: strict float32 and float64 have no matrix instructions
-  // that would pay.
+  // Whether project_scan is compiled for elements of this type.
   template <typename Scalar>
-  static constexpr bool fuses = !std::is_same_v<Scalar, double>;
+  static constexpr bool has_project_scan = !std::is_same_v<Scalar, double>;
 
   template <typename Scalar>
-  static void project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& plan, const Tensor& like) {
-    const Tensor workspace = new_empty(like, {cuda::project_scan_workspace(args, plan)}, ScalarType::Byte);
+  static void project_scan(const ProjectScan<Scalar>& args, const ProjectTiles& tiles, const Tensor& like) {
+    const Tensor workspace = new_empty(like, {cuda::project_scan_workspace(args, tiles)}, ScalarType::Byte);
     const cudaError_t error =
-        cuda::project_scan(args, plan, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
+        cuda::project_scan(args, tiles, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
     check(error, "project_scan", args.T, args.N, args.H);
   }
 
@@ -76,18 +75,18 @@ struct Cuda {
   }
 
   template <typename Scalar>
-  static void scan(const ScanForward<Scalar>& args, Scan scan, const Tensor& like) {
-    const Tensor workspace = new_empty(like, {cuda::scan_forward_workspace(args, scan)}, ScalarType::Byte);
+  static void scan(const ScanForward<Scalar>& args, Method method, const Tensor& like) {
+    const Tensor workspace = new_empty(like, {cuda::scan_forward_workspace(args, method)}, ScalarType::Byte);
     const cudaError_t error =
-        cuda::scan_forward(args, scan, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
+        cuda::scan_forward(args, method, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
     check(error, "scan_forward", args.T, args.N, args.H);
   }
 
   template <typename Scalar>
-  static void scan(const ScanBackward<Scalar>& args, Scan scan, const Tensor& like) {
-    const Tensor workspace = new_empty(like, {cuda::scan_backward_workspace(args, scan)}, ScalarType::Byte);
+  static void scan(const ScanBackward<Scalar>& args, Method method, const Tensor& like) {
+    const Tensor workspace = new_empty(like, {cuda::scan_backward_workspace(args, method)}, ScalarType::Byte);
     const cudaError_t error =
-        cuda::scan_backward(args, scan, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
+        cuda::scan_backward(args, method, workspace.data_ptr(), cuda::current_stream(like.get_device_index()));
     check(error, "scan_backward", args.T, args.N, args.H);
   }
 };

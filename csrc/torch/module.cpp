@@ -1,11 +1,14 @@
 // The Python module: what this binary is, and the launch plan. pybind11 only; no torch header is included here, and the
 // operators in ops.cpp register themselves with torch when the module is loaded.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <string>
 
-#include "../cost.h"
+#include "../plan/plan.h"
 
 #ifdef LEAKYPAR_WITH_CUDA
 #include "cuda_context.h"
@@ -44,89 +47,119 @@ std::string stable_abi_target() {
   return std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 0xFF);
 }
 
-const char* name(leakypar::Scan scan) { return scan == leakypar::Scan::lane ? "lane" : "split"; }
+using Facts = std::array<std::int64_t, 7>;  // in the order of DeviceFacts
 
-leakypar::DeviceFacts facts_from(const py::kwargs& facts) {
-  const auto fact = [&](const char* name) { return facts[name].cast<std::int64_t>(); };
-  return {fact("multiprocessors"),
-          fact("cache_bytes"),
-          fact("shared_bytes_of_block"),
-          fact("shared_bytes_of_multiprocessor"),
-          fact("clock_khz"),
-          fact("bytes_per_second"),
-          fact("capability")};
+leakypar::DeviceFacts device_from(const Facts& facts) {
+  return {facts[0], facts[1], facts[2], facts[3], facts[4], facts[5], facts[6]};
 }
 
-py::tuple facts_of(const leakypar::DeviceFacts& device) {
-  return py::make_tuple(device.multiprocessors, device.cache_bytes, device.shared_bytes_of_block,
-                        device.shared_bytes_of_multiprocessor, device.clock_khz, device.bytes_per_second,
-                        device.capability);
-}
-
-py::tuple device_facts([[maybe_unused]] int device) {
+Facts device_facts([[maybe_unused]] int index) {
+  const leakypar::DeviceFacts& device =
 #ifdef LEAKYPAR_WITH_CUDA
-  if (device >= 0) return facts_of(leakypar::cuda::device_facts(device));
+      index >= 0 ? leakypar::cuda::device_facts(index) :
 #endif
-  return facts_of(leakypar::cpu_facts);
+                 leakypar::cpu_facts;
+  return {device.multiprocessors,
+          device.cache_bytes,
+          device.shared_bytes_of_block,
+          device.shared_bytes_of_multiprocessor,
+          device.clock_khz,
+          device.bytes_per_second,
+          device.capability};
 }
 
-py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
-                    bool can_fuse, const py::kwargs& facts) {
-  const leakypar::Problem problem = {T, N, C, H, element_bytes};
-  const leakypar::DeviceFacts device = facts_from(facts);
-  const leakypar::Plan plan = leakypar::make_plan(problem, device);
-  const leakypar::ProjectPlan tiles = leakypar::make_project_plan(problem, device);
-  if (!can_fuse || !leakypar::prefers_fused(problem, device, tiles)) {
-    return py::make_tuple(name(plan.scan_forward), name(plan.scan_backward), plan.chunk_steps,
-                          plan.backward_chunk_steps, py::none());
+leakypar::Precision precision_from(const std::string& name) {
+  constexpr const char* names[] = {"float32", "tf32", "float16", "bfloat16", "float64"};  // in the order of Precision
+  const auto found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names)) throw std::invalid_argument("precision is '" + name + "'");
+  return static_cast<leakypar::Precision>(found - std::begin(names));
+}
+
+leakypar::Request request_from(const std::optional<std::string>& forward, const std::optional<std::string>& backward,
+                               std::optional<std::int64_t> gemm_chunk, std::optional<std::int64_t> backward_gemm_chunk,
+                               const std::optional<std::vector<std::int64_t>>& tiles, bool recompute) {
+  leakypar::Request request = {};
+  if (forward) request.forward = leakypar::method_from(*forward);
+  if (backward) request.backward = leakypar::method_from(*backward);
+  request.gemm_chunk = gemm_chunk;
+  request.backward_gemm_chunk = backward_gemm_chunk;
+  if (tiles) request.tiles = leakypar::tiles_from(*tiles);
+  request.recompute = recompute;
+  return request;
+}
+
+void check_request(const std::optional<std::string>& forward, const std::optional<std::string>& backward,
+                   std::optional<std::int64_t> gemm_chunk, std::optional<std::int64_t> backward_gemm_chunk,
+                   const std::optional<std::vector<std::int64_t>>& tiles) {
+  leakypar::check(request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, false));
+}
+
+const char* name(leakypar::Method method) { return leakypar::method_names[static_cast<int>(method)]; }
+
+py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
+                    const Facts& facts, const std::optional<std::string>& forward,
+                    const std::optional<std::string>& backward, std::optional<std::int64_t> gemm_chunk,
+                    std::optional<std::int64_t> backward_gemm_chunk,
+                    const std::optional<std::vector<std::int64_t>>& tiles, bool recompute) {
+  const leakypar::Plan plan =
+      leakypar::make_plan({T, N, C, H, precision_from(precision)}, device_from(facts),
+                          request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, recompute));
+  py::object chosen = py::none();
+  if (plan.tiles) {
+    chosen = py::make_tuple(plan.tiles->columns(), plan.tiles->batch_rows, plan.tiles->stages,
+                            plan.tiles->weights_resident, plan.tiles->time_blocks);
   }
-  return py::make_tuple(
-      "fused", name(plan.scan_backward), T, plan.backward_chunk_steps,
-      py::make_tuple(tiles.columns(), tiles.batch_rows, tiles.stages, tiles.resident, tiles.blocks_per_group));
+  return py::make_tuple(name(plan.forward), name(plan.backward), plan.gemm_chunk, plan.backward_gemm_chunk, chosen);
 }
 
-py::dict predict(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t element_bytes,
-                 const py::kwargs& facts) {
-  const leakypar::Problem problem = {T, N, C, H, element_bytes};
-  const leakypar::DeviceFacts device = facts_from(facts);
-  const leakypar::Cost chunked = leakypar::chunked_cost(problem, device, leakypar::make_plan(problem, device));
+py::dict predict(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
+                 const Facts& facts) {
+  const leakypar::Workload work = {T, N, C, H, precision_from(precision)};
+  const leakypar::DeviceFacts device = device_from(facts);
+  leakypar::Request chunked = {};
+  chunked.forward = leakypar::choose_scan(work, device);
+  const leakypar::Plan plan = leakypar::make_plan(work, device, chunked);
+  const leakypar::Cost cost = leakypar::chunked_cost(work, device, plan.forward, plan.gemm_chunk);
   py::dict read;
-  read["chunked_us"] = chunked.microseconds;
-  read["chunked_bound"] = chunked.bound;
-  const leakypar::ProjectPlan tiles = leakypar::make_project_plan(problem, device);
-  if (tiles.stages == 0) return read;
-  const leakypar::Cost fused = leakypar::fused_cost(problem, device, tiles);
-  read["fused_us"] = fused.microseconds;
-  read["fused_bound"] = fused.bound;
-  read["columns"] = tiles.columns();
-  read["batch_rows"] = tiles.batch_rows;
-  read["steps"] = tiles.steps();
-  read["stages"] = tiles.stages;
-  read["resident"] = tiles.resident;
-  read["groups"] = tiles.groups(N, H);
-  read["blocks_per_group"] = tiles.blocks_per_group;
-  read["tiles"] = tiles.groups(N, H) * tiles.time_tiles(T);
-  read["shared_bytes"] = tiles.shared_bytes(C, element_bytes);
-  read["blocks_per_multiprocessor"] = leakypar::resident_blocks(tiles, problem, device);
+  read["chunked_us"] = cost.microseconds;
+  read["chunked_bound"] = cost.bound;
+  const auto tiles = leakypar::choose_tiles(work, device);
+  if (!tiles) return read;
+  const leakypar::Cost projected = leakypar::project_scan_cost(work, device, *tiles);
+  read["project_scan_us"] = projected.microseconds;
+  read["project_scan_bound"] = projected.bound;
+  read["columns"] = tiles->columns();
+  read["batch_rows"] = tiles->batch_rows;
+  read["steps"] = tiles->steps();
+  read["stages"] = tiles->stages;
+  read["weights_resident"] = tiles->weights_resident;
+  read["teams"] = tiles->teams(N, H);
+  read["time_blocks"] = tiles->time_blocks;
+  read["tiles"] = tiles->teams(N, H) * tiles->time_tiles(T);
+  read["shared_bytes"] = tiles->shared_bytes(C, work.element_bytes());
+  read["blocks_per_multiprocessor"] = leakypar::resident_blocks(*tiles, work, device);
   return read;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "leakypar's compiled part: the operators (registered with torch), its build facts and the launch plan.";
+  using py::arg;
+  m.doc() = "leakypar's compiled part: the operators (registered with torch), its build facts and the plan.";
   m.attr("variant") = variant;
   m.attr("compiler") = compiler();
   m.attr("cuda_version") = cuda_version();
   m.attr("architectures") = architectures;
   m.attr("stable_abi_target") = stable_abi_target();
-  m.def("device_facts", &device_facts, py::arg("device"),
+  m.def("device_facts", &device_facts, arg("device"),
         "The DeviceFacts of a CUDA device, by its index; of a CPU, where that is negative.");
-  m.def("make_plan", &make_plan, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
-        py::arg("element_bytes"), py::arg("can_fuse"),
-        "The launch plan for a device of these facts: (scan_forward, scan_backward, chunk_steps, backward_chunk_steps, "
-        "tiles), the tiles of csrc/project.h (columns, batch_rows, stages, resident, blocks_per_group) or None.");
-  m.def("predict", &predict, py::kw_only(), py::arg("T"), py::arg("N"), py::arg("C"), py::arg("H"),
-        py::arg("element_bytes"),
-        "What csrc/cost.h expects of both forwards on a device of these facts, and the tiles of csrc/project.h.");
+  m.def("make_plan", &make_plan, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
+        arg("forward") = py::none(), arg("backward") = py::none(), arg("gemm_chunk") = py::none(),
+        arg("backward_gemm_chunk") = py::none(), arg("tiles") = py::none(), arg("recompute") = false,
+        "csrc/plan/plan.h: (forward, backward, gemm_chunk, backward_gemm_chunk, tiles), where tiles are (columns, "
+        "batch_rows, stages, weights_resident, time_blocks) or None. ValueError where what is forced does not fit.");
+  m.def("check_request", &check_request, arg("forward"), arg("backward"), arg("gemm_chunk"), arg("backward_gemm_chunk"),
+        arg("tiles"), "ValueError where what a user forces of a plan fits no work on any device.");
+  m.def("predict", &predict, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
+        "What csrc/plan/cost.h expects of both forwards on a device of these facts, and the tiles of project_scan.");
 }

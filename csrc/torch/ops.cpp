@@ -23,16 +23,15 @@
 
 STABLE_TORCH_LIBRARY(LEAKYPAR_NAMESPACE, library) {
   library.def(
-      "forward(Tensor x, Tensor weight, Tensor? bias_ih, Tensor? bias_hh, Tensor decay, Tensor threshold, Tensor gain, "
-      "Tensor? initial, Tensor? seed, float dropout, bool want_spikes, bool want_membrane, bool want_carries, bool "
-      "want_last, bool allow_tf32, str scan, int chunk_steps, int[] tiles) -> (Tensor, Tensor, Tensor, Tensor)");
+      "forward(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
+      "Tensor? initial_membrane, Tensor? seed, float dropout, int outputs, bool allow_tf32, str? method, "
+      "int? gemm_chunk, int[]? tiles) -> (Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)");
   library.def(
-      "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_last, Tensor? membrane, Tensor? carries, "
-      "Tensor? x, Tensor? weight, Tensor? bias_ih, Tensor? bias_hh, Tensor decay, Tensor threshold, Tensor gain, "
-      "Tensor? initial, Tensor? seed, float dropout, int surrogate, float p0, float p1, bool want_x, bool want_weight, "
-      "bool want_bias, bool want_decay, bool want_threshold, bool want_gain, bool want_initial, bool allow_tf32, str "
-      "scan, "
-      "int chunk_steps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_final_membrane, Tensor? membrane, "
+      "Tensor? checkpoints, Tensor? x, Tensor? weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, "
+      "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, "
+      "float p1, int outputs, bool allow_tf32, str? method, int? gemm_chunk) -> (Tensor grad_x, Tensor grad_weight, "
+      "Tensor grad_decay, Tensor grad_bias, Tensor grad_threshold, Tensor grad_gain, Tensor grad_initial_membrane)");
 }
 
 #ifndef LEAKYPAR_EMULATED

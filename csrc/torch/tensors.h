@@ -16,7 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "../leakypar.h"
+#include "../kernels.h"
+#include "../plan/plan.h"
 
 namespace leakypar {
 
@@ -81,8 +82,17 @@ inline DType parameter_dtype(const Tensor& tensor, const char* name) {
   }
 }
 
+// What the products of a device compute in, for elements of this type.
+template <typename Scalar>
+constexpr Precision precision_of(bool allow_tf32) {
+  if constexpr (std::is_same_v<Scalar, double>) return Precision::float64;
+  if constexpr (std::is_same_v<Scalar, float16>) return Precision::float16;
+  if constexpr (std::is_same_v<Scalar, bfloat16>) return Precision::bfloat16;
+  return allow_tf32 ? Precision::tf32 : Precision::float32;
+}
+
 template <typename Body>
-auto with_element(ScalarType dtype, Body body) {
+auto dispatch_element(ScalarType dtype, Body body) {
   switch (dtype) {
     case ScalarType::Float:
       return body(std::type_identity<float>());
@@ -103,9 +113,9 @@ struct Types {};
 
 // Calls body with the element type, and the one that this device's products take for it.
 template <typename Device, typename Body>
-auto with_types(ScalarType dtype, Body body) {
-  return with_element(dtype, [&]<typename Scalar>(std::type_identity<Scalar>) {
-    return Device::template with_projected<Scalar>(
+auto dispatch_types(ScalarType dtype, Body body) {
+  return dispatch_element(dtype, [&]<typename Scalar>(std::type_identity<Scalar>) {
+    return Device::template dispatch_projected<Scalar>(
         [&]<typename Projected>(std::type_identity<Projected>) { return body(Types<Scalar, Projected>()); });
   });
 }
@@ -116,6 +126,21 @@ inline Parameter parameter(const MaybeTensor& tensor, const char* name, std::int
   if (!scalar) check_shape(*tensor, name, {H});
   STD_TORCH_CHECK(tensor->device() == like.device(), "leakypar: ", name, " is on another device than the input");
   return {tensor->data_ptr(), parameter_dtype(*tensor, name), scalar ? 0 : tensor->stride(0)};
+}
+
+inline Neurons neurons_from(const Tensor& decay, const MaybeTensor& bias_ih, const MaybeTensor& bias_hh,
+                            const Tensor& threshold, const Tensor& gain, std::int64_t H, const Tensor& like) {
+  return {parameter(decay, "decay", H, like), parameter(bias_ih, "bias_ih", H, like),
+          parameter(bias_hh, "bias_hh", H, like), parameter(threshold, "threshold", H, like),
+          parameter(gain, "gain", H, like)};
+}
+
+// Which outputs of an operator are asked for: bit i of the mask is the i-th of its results.
+inline bool wants(std::int64_t outputs, int result) { return (outputs >> result & 1) != 0; }
+
+inline void check_outputs(std::int64_t outputs, int results) {
+  STD_TORCH_CHECK(outputs >= 0 && outputs < std::int64_t{1} << results, "leakypar: outputs is ", outputs,
+                  ", expected a mask of ", results, " bits");
 }
 
 // Dropout with probability p of the elements from `first` on, or none where there is no seed.
@@ -130,13 +155,9 @@ inline Dropout dropout_from(const MaybeTensor& seed, double p, std::int64_t firs
   return {static_cast<const std::int64_t*>(seed->data_ptr()), dropped, p < 1.0 ? 1.0 / (1.0 - p) : 0.0, first};
 }
 
+// Where an element of a tensor lies; null where there is no tensor.
 template <typename Type>
-Type* pointer(const MaybeTensor& tensor) {
-  return tensor ? static_cast<Type*>(tensor->data_ptr()) : nullptr;
-}
-
-template <typename Type>
-Type* row(const MaybeTensor& tensor, std::int64_t offset) {
+Type* pointer(const MaybeTensor& tensor, std::int64_t offset = 0) {
   return tensor ? static_cast<Type*>(tensor->data_ptr()) + offset : nullptr;
 }
 
@@ -195,7 +216,10 @@ inline Tensor new_zeros(const Tensor& like, const std::vector<std::int64_t>& siz
   return allocated(allocate, like, sizes, dtype);
 }
 
-inline Tensor nothing(const Tensor& like) { return new_empty(like, {0}, like.scalar_type()); }
+// What an operator returns for an output: its tensor, or one without elements where nobody asked for it.
+inline Tensor or_empty(const MaybeTensor& tensor, const Tensor& like) {
+  return tensor ? *tensor : new_empty(like, {0}, like.scalar_type());
+}
 
 // The tensor itself where nothing changes: an operator of torch that has nothing to do still costs a microsecond.
 inline Tensor converted(const Tensor& tensor, ScalarType dtype) {

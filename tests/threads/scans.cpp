@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cpu/segments.h"
-#include "leakypar.h"
+#include "kernels.h"
 
 namespace {
 
@@ -38,7 +38,7 @@ struct Results {
   using Real = State<Scalar>;
   std::vector<Scalar> spikes, membrane;
   std::vector<Projected> grad_u;
-  std::vector<Real> last, grad_initial, sum_bias, sum_decay, sum_threshold, sum_gain;
+  std::vector<Real> last, grad_initial_membrane, sum_bias, sum_decay, sum_threshold, sum_gain;
 };
 
 template <typename Value>
@@ -72,7 +72,7 @@ Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, i
   const std::int64_t M = N * H;
   std::vector<Projected> u;
   for (const Real value : drawn<Real>(T * M, 1)) u.push_back(narrow<Projected>(value + static_cast<Real>(drive)));
-  const auto initial = drawn<Real>(M, 2), grad_last = drawn<Real>(M, 3);
+  const auto initial = drawn<Real>(M, 2), grad_final_membrane = drawn<Real>(M, 3);
   const auto decay = drawn<Real>(H, 4), threshold = drawn<Real>(H, 5), gain = drawn<Real>(H, 6);
   constexpr DType dtype = sizeof(Real) == sizeof(double) ? DType::float64 : DType::float32;
   const auto parameter = [](const std::vector<Real>& values) { return Parameter{values.data(), dtype, 1}; };
@@ -81,7 +81,7 @@ Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, i
   r.spikes.resize(T * M);
   r.membrane.resize(T * M);
   r.grad_u.resize(T * M);
-  for (auto* state : {&r.last, &r.grad_initial, &r.sum_bias, &r.sum_decay, &r.sum_threshold, &r.sum_gain}) {
+  for (auto* state : {&r.last, &r.grad_initial_membrane, &r.sum_bias, &r.sum_decay, &r.sum_threshold, &r.sum_gain}) {
     state->resize(M);
   }
   ScanForward<Scalar, Projected> forward = {};
@@ -89,13 +89,13 @@ Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, i
   forward.N = N;
   forward.H = H;
   forward.u = u.data();
-  forward.bias_ih = forward.decay = parameter(decay);
-  forward.threshold = parameter(threshold);
-  forward.gain = parameter(gain);
-  forward.initial = initial.data();
-  forward.spikes = r.spikes.data();
-  forward.membrane = r.membrane.data();
-  forward.last = r.last.data();
+  forward.neurons.bias_ih = forward.neurons.decay = parameter(decay);
+  forward.neurons.threshold = parameter(threshold);
+  forward.neurons.gain = parameter(gain);
+  forward.initial_membrane = initial.data();
+  forward.outputs.spikes = r.spikes.data();
+  forward.outputs.membrane = r.membrane.data();
+  forward.outputs.final_membrane = r.last.data();
   const std::int64_t seed = 7;
   if (drops) forward.dropout = {&seed, 1 << (Dropout::resolution - 2), 4.0 / 3.0, 0};
   cpu::scan_forward(forward, on_threads(threads));
@@ -105,16 +105,16 @@ Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, i
   backward.N = N;
   backward.H = H;
   backward.grad_spikes = r.membrane.data();
-  backward.grad_last = grad_last.data();
+  backward.grad_final_membrane = grad_final_membrane.data();
   backward.membrane = r.membrane.data();
-  backward.initial = initial.data();
-  backward.decay = parameter(decay);
-  backward.threshold = parameter(threshold);
-  backward.gain = parameter(gain);
+  backward.initial_membrane = initial.data();
+  backward.neurons.decay = parameter(decay);
+  backward.neurons.threshold = parameter(threshold);
+  backward.neurons.gain = parameter(gain);
   backward.surrogate = {SurrogateKind::atan, 2.0, 0.0};
   backward.dropout = forward.dropout;
   backward.grad_u = r.grad_u.data();
-  backward.grad_initial = r.grad_initial.data();
+  backward.grad_initial_membrane = r.grad_initial_membrane.data();
   backward.sum_bias = r.sum_bias.data();
   backward.sum_decay = r.sum_decay.data();
   backward.sum_threshold = r.sum_threshold.data();
@@ -130,7 +130,7 @@ int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t 
   add_to_checksum(one.membrane);
   add_to_checksum(one.grad_u);
   for (const auto* sums :
-       {&one.last, &one.grad_initial, &one.sum_bias, &one.sum_decay, &one.sum_threshold, &one.sum_gain}) {
+       {&one.last, &one.grad_initial_membrane, &one.sum_bias, &one.sum_decay, &one.sum_threshold, &one.sum_gain}) {
     add_to_checksum(*sums);
   }
   int found = 0;
@@ -146,7 +146,7 @@ int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t 
     compare("membrane", same_bits(one.membrane, many.membrane));
     compare("last", same_bits(one.last, many.last));
     compare("grad_u", same_bits(one.grad_u, many.grad_u));
-    compare("grad_initial", same_bits(one.grad_initial, many.grad_initial));
+    compare("grad_initial_membrane", same_bits(one.grad_initial_membrane, many.grad_initial_membrane));
     compare("sum_bias", same_bits(one.sum_bias, many.sum_bias));
     compare("sum_decay", same_bits(one.sum_decay, many.sum_decay));
     compare("sum_threshold", same_bits(one.sum_threshold, many.sum_threshold));
@@ -174,7 +174,7 @@ int differences_of_segments(std::int64_t T, std::int64_t N, std::int64_t H, doub
   compare("membrane", one.membrane, eight.membrane);
   compare("last", one.last, eight.last);
   compare("grad_u", one.grad_u, eight.grad_u);
-  compare("grad_initial", one.grad_initial, eight.grad_initial);
+  compare("grad_initial_membrane", one.grad_initial_membrane, eight.grad_initial_membrane);
   compare("sum_bias", one.sum_bias, eight.sum_bias);
   compare("sum_decay", one.sum_decay, eight.sum_decay);
   compare("sum_threshold", one.sum_threshold, eight.sum_threshold);

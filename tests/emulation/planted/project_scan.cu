@@ -1,10 +1,10 @@
-// project_scan itself, over every plan, against a loop in double precision. The arrays end where their data end.
+// project_scan itself, over every tiles, against a loop in double precision. The arrays end where their data end.
 #include <algorithm>
 #include <cmath>
 #include <random>
 
 #include "harness.h"
-#include "leakypar.h"
+#include "kernels.h"
 
 namespace {
 
@@ -69,7 +69,7 @@ class Trial {
     }
   }
 
-  void run(const ProjectPlan& plan) {
+  void run(const ProjectTiles& tiles) {
     const auto [T, N, C, H, x_step_gap, x_row_gap, weight_gap, x_offset] = sizes_;
     planted::Array<float> last(N * H);
     planted::Array<Scalar> spikes(T * N * H), membrane(T * N * H);
@@ -78,17 +78,17 @@ class Trial {
     args.T = T, args.N = N, args.C = C, args.H = H;
     args.x = x_.data() + x_offset, args.x_step = x_step_, args.x_row = x_row_;
     args.weight = weight_.data(), args.weight_row = weight_row_;
-    args.bias_ih = parameter(bias_);
-    args.decay = parameter(decay_);
-    args.threshold = parameter(threshold_);
-    args.gain = parameter(gain_);
-    args.initial = options_.initial ? initial_.data() : nullptr;
-    args.spikes = options_.spikes ? spikes.data() : nullptr;
-    args.membrane = options_.membrane ? membrane.data() : nullptr;
-    args.last = last.data();
-    planted::Array<unsigned char> workspace(static_cast<std::size_t>(cuda::project_scan_workspace(args, plan)));
+    args.neurons.bias_ih = parameter(bias_);
+    args.neurons.decay = parameter(decay_);
+    args.neurons.threshold = parameter(threshold_);
+    args.neurons.gain = parameter(gain_);
+    args.initial_membrane = options_.initial ? initial_.data() : nullptr;
+    args.outputs.spikes = options_.spikes ? spikes.data() : nullptr;
+    args.outputs.membrane = options_.membrane ? membrane.data() : nullptr;
+    args.outputs.final_membrane = last.data();
+    planted::Array<unsigned char> workspace(static_cast<std::size_t>(cuda::project_scan_workspace(args, tiles)));
     std::memset(workspace.data(), 0xFF, workspace.size());
-    const cudaError_t error = cuda::project_scan(args, plan, workspace.data(), nullptr);
+    const cudaError_t error = cuda::project_scan(args, tiles, workspace.data(), nullptr);
     planted::expect(error == cudaSuccess, cudaGetErrorString(error), error);
 
     // Beside the membrane, a bound of the magnitudes that rounding acts on: see rounding_margin in tests/problems.py.
@@ -129,15 +129,15 @@ class Trial {
 };
 
 template <typename Scalar>
-void run_plan(const Sizes& sizes, const ProjectPlan& plan, const Options& options) {
-  Trial<Scalar>(sizes, options).run(plan);
+void run_tiles(const Sizes& sizes, const ProjectTiles& tiles, const Options& options) {
+  Trial<Scalar>(sizes, options).run(tiles);
 }
 
 // Every tile shape; weights that stay and that stream; one block a group and three.
 template <typename Scalar>
-void run_plans(const Sizes& sizes) {
+void run_tiless(const Sizes& sizes) {
   Trial<Scalar> trial(sizes, {});
-  const auto slices = static_cast<int>(std::max<std::int64_t>(ProjectPlan::slices(sizes.C, sizeof(Scalar)), 1));
+  const auto slices = static_cast<int>(std::max<std::int64_t>(ProjectTiles::k_slices(sizes.C, sizeof(Scalar)), 1));
   for (const bool wide : {false, true}) {
     for (const int batch_rows : {1, 2, 4, 8}) {
       for (const bool resident : {false, true}) {
@@ -152,46 +152,46 @@ void run_plans(const Sizes& sizes) {
 
 template <typename Scalar>
 void run_ragged() {
-  run_plans<Scalar>({67, 3, 5, 37});
+  run_tiless<Scalar>({67, 3, 5, 37});
 }
 
 template <typename Scalar>
 void run_aligned() {
-  run_plans<Scalar>({70, 2, 144, 136});
+  run_tiless<Scalar>({70, 2, 144, 136});
 }
 
 template <typename Scalar>
 void run_strides() {
-  const ProjectPlan narrow{false, 2, 2, true, 2};
+  const ProjectTiles narrow{false, 2, 2, true, 2};
   const int packet = 16 / static_cast<int>(sizeof(Scalar));
   for (const std::int64_t C : {1, 3, 66, 100, 140}) {
-    ProjectPlan plan = narrow;
-    plan.stages = std::min<std::int32_t>(2, static_cast<std::int32_t>(ProjectPlan::slices(C, sizeof(Scalar))));
-    run_plan<Scalar>({40, 3, C, 21}, plan, {});
-    run_plan<Scalar>({40, 3, C, 24, 1, 0, 1, 0}, plan, {});
-    run_plan<Scalar>({40, 3, C, 24, 0, 3, 0, 1}, plan, {});
-    run_plan<Scalar>({40, 3, C, 24, 2, 2, 2, 2}, plan, {});
+    ProjectTiles tiles = narrow;
+    tiles.stages = std::min<std::int32_t>(2, static_cast<std::int32_t>(ProjectTiles::k_slices(C, sizeof(Scalar))));
+    run_tiles<Scalar>({40, 3, C, 21}, tiles, {});
+    run_tiles<Scalar>({40, 3, C, 24, 1, 0, 1, 0}, tiles, {});
+    run_tiles<Scalar>({40, 3, C, 24, 0, 3, 0, 1}, tiles, {});
+    run_tiles<Scalar>({40, 3, C, 24, 2, 2, 2, 2}, tiles, {});
     // Rows on 16-byte boundaries, whose last piece is short.
     const std::int64_t gap = (packet - C % packet) % packet;
-    run_plan<Scalar>({40, 3, C, 24, 0, gap, gap, packet}, plan, {});
+    run_tiles<Scalar>({40, 3, C, 24, 0, gap, gap, packet}, tiles, {});
   }
 }
 
 template <typename Scalar>
 void run_options() {
-  const ProjectPlan plan{true, 2, 1, true, 3};
-  run_plan<Scalar>({150, 3, 20, 40}, plan, {.initial = false});
-  run_plan<Scalar>({150, 3, 20, 40}, plan, {.spikes = false});
-  run_plan<Scalar>({150, 3, 20, 40}, plan, {.membrane = false});
-  run_plan<Scalar>({150, 3, 20, 40}, plan, {.decay_from = -1.05f, .decay_to = 1.05f});
-  run_plan<Scalar>({1, 1, 1, 1}, plan, {});
-  run_plan<Scalar>({20, 1, 0, 9}, plan, {});
+  const ProjectTiles tiles{true, 2, 1, true, 3};
+  run_tiles<Scalar>({150, 3, 20, 40}, tiles, {.initial = false});
+  run_tiles<Scalar>({150, 3, 20, 40}, tiles, {.spikes = false});
+  run_tiles<Scalar>({150, 3, 20, 40}, tiles, {.membrane = false});
+  run_tiles<Scalar>({150, 3, 20, 40}, tiles, {.decay_from = -1.05f, .decay_to = 1.05f});
+  run_tiles<Scalar>({1, 1, 1, 1}, tiles, {});
+  run_tiles<Scalar>({20, 1, 0, 9}, tiles, {});
 }
 
 // Many tiles in time, more than a look-back sees at once.
 void run_long() {
-  run_plan<bfloat16>({40 * 64, 1, 8, 16}, {false, 1, 1, true, 5}, {.decay_from = 0.9f, .decay_to = 1.0f});
-  run_plan<bfloat16>({40 * 8, 8, 8, 16}, {false, 8, 1, true, 40}, {.decay_from = 0.9f, .decay_to = 1.0f});
+  run_tiles<bfloat16>({40 * 64, 1, 8, 16}, {false, 1, 1, true, 5}, {.decay_from = 0.9f, .decay_to = 1.0f});
+  run_tiles<bfloat16>({40 * 8, 8, 8, 16}, {false, 8, 1, true, 40}, {.decay_from = 0.9f, .decay_to = 1.0f});
 }
 
 const planted::Register registered[] = {

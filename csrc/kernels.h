@@ -5,8 +5,8 @@
 // Arrays are contiguous with the last dimension fastest. A channel is one neuron of one batch row: there are M = N * H
 // of them, and an array [T, N, H] is a matrix of T rows and M columns. Offsets are 64-bit: T * N * H may exceed 2^31.
 //
-//   u_t = W x_t                                        the projection, made before these kernels run
-//   h_t = relu(w h_{t-1} + u_t + b_ih + b_hh)          membrane; h_0 = initial
+//   u_t = W x_t                                        the projection: by a product before a scan, or by project_scan
+//   h_t = relu(w h_{t-1} + u_t + b_ih + b_hh)          membrane; h_0 = initial_membrane
 //   S_t = gain * 1[f_t h_t - threshold > 0]            spike; f_t is 1, or the factor of dropout
 #pragma once
 
@@ -16,8 +16,7 @@
 #include "math/dropout.h"
 #include "math/scalar.h"
 #include "math/surrogate.h"
-#include "plan.h"
-#include "project.h"
+#include "plan/project.h"
 
 #ifdef LEAKYPAR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -33,22 +32,31 @@ struct Parameter {
   std::int64_t stride;  // in elements
 };
 
+struct Neurons {
+  Parameter decay, bias_ih, bias_hh, threshold, gain;
+};
+
+// What a forward writes. A null pointer is an output that nobody asked for.
+template <typename Scalar>
+struct Outputs {
+  Scalar* spikes;                 // [T, N, H]
+  Scalar* membrane;               // [T, N, H], before dropout
+  State<Scalar>* final_membrane;  // [N, H], after the last step, not rounded to the element type
+};
+
 // Projected is the element type that the products leave u in, and take its gradient in. Few CPUs multiply 16-bit matrices at
 // speed: there it may be the state type.
 template <typename Scalar, typename Projected = Scalar>
 struct ScanForward {
   std::int64_t T, N, H;
   const Projected* u;  // [T, N, H]; may be the array that spikes or membrane is written to
-  Parameter bias_ih, bias_hh;
-  Parameter decay, threshold, gain;
-  const State<Scalar>* initial;  // [N, H], or null for zeros; may be the array that last is written to
-  Scalar* spikes;                // [T, N, H], or null
-  Scalar* membrane;              // [T, N, H], or null
-  State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
+  Neurons neurons;
+  const State<Scalar>* initial_membrane;  // [N, H], or null for zeros; may be the array of the final membrane
+  Outputs<Scalar> outputs;
   Dropout dropout;
 };
 
-// With v = f_t h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_last):
+// With v = f_t h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_final_membrane):
 //
 //   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t     d_u[t] = 1[h_t > 0] (g_t + r_t)     r_{t-1} = w d_u[t]
 //
@@ -59,18 +67,18 @@ struct ScanForward {
 template <typename Scalar, typename Projected = Scalar>
 struct ScanBackward {
   std::int64_t T, N, H;
-  const Scalar* grad_spikes;       // [T, N, H], or null
-  const Scalar* grad_membrane;     // [T, N, H], or null
-  const State<Scalar>* grad_last;  // [N, H], or null
-  const Scalar* membrane;          // [T, N, H]
-  const State<Scalar>* initial;    // [N, H], or null for zeros
-  Parameter decay, threshold, gain;
+  const Scalar* grad_spikes;                 // [T, N, H], or null
+  const Scalar* grad_membrane;               // [T, N, H], or null
+  const State<Scalar>* grad_final_membrane;  // [N, H], or null
+  const Scalar* membrane;                    // [T, N, H]
+  const State<Scalar>* initial_membrane;     // [N, H], or null for zeros
+  Neurons neurons;                           // the biases are not read
   Surrogate surrogate;
   Dropout dropout;
-  Projected* grad_u;            // [T, N, H]; on the CPU, may be the array that the membrane is read from
-  State<Scalar>* grad_initial;  // [N, H], or null: r_0; may be the array that grad_last is read from
-  // Partial sums, each [time_chunks, N, H] or null where no gradient needs it; what they hold is added to, so that a
-  // sequence can be taken in pieces. The CPU and the lane scan have one time chunk, the split scan SplitShape::chunks(T).
+  Projected* grad_u;                     // [T, N, H]; on the CPU, may be the array that the membrane is read from
+  State<Scalar>* grad_initial_membrane;  // [N, H], or null: r_0; may be the array that grad_final_membrane is read from
+  // Partial sums, each [time_tiles, N, H] or null where no gradient needs it; what they hold is added to, so that a
+  // sequence can be taken in pieces. A sequential scan has one time tile, the look-back scan TimeTiling::tiles(T).
   State<Scalar>* sum_bias;
   State<Scalar>* sum_decay;
   State<Scalar>* sum_threshold;
@@ -85,12 +93,9 @@ struct ProjectScan {
   std::int64_t x_step, x_row;  // elements between time steps, and between batch rows
   const Scalar* weight;        // [H, C], the last dimension contiguous
   std::int64_t weight_row;     // elements between neurons
-  Parameter bias_ih, bias_hh;
-  Parameter decay, threshold, gain;
-  const State<Scalar>* initial;  // [N, H], or null for zeros; may be the array that last is written to
-  Scalar* spikes;                // [T, N, H], or null
-  Scalar* membrane;              // [T, N, H], or null
-  State<Scalar>* last;           // [N, H], or null: the membrane after the last step, unrounded
+  Neurons neurons;
+  const State<Scalar>* initial_membrane;  // [N, H], or null for zeros; may be the array of the final membrane
+  Outputs<Scalar> outputs;
   Dropout dropout;
 };
 
@@ -116,22 +121,23 @@ void scan_backward(const ScanBackward<Scalar, Projected>& args, const Threads& t
 #ifdef LEAKYPAR_WITH_CUDA
 namespace cuda {
 
-// Device bytes that a scan needs beside its arguments; zero for the lane scan. The launchers clear what they need.
+// Device bytes that a scan needs beside its arguments; zero for the sequential one. The launchers clear what they need.
+// method: sequential or look_back.
 template <typename Scalar>
-std::int64_t scan_forward_workspace(const ScanForward<Scalar>& args, Scan scan);
+std::int64_t scan_forward_workspace(const ScanForward<Scalar>& args, Method method);
 template <typename Scalar>
-std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Scan scan);
+std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Method method);
 
 template <typename Scalar>
-cudaError_t scan_forward(const ScanForward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream);
+cudaError_t scan_forward(const ScanForward<Scalar>& args, Method method, void* workspace, cudaStream_t stream);
 template <typename Scalar>
-cudaError_t scan_backward(const ScanBackward<Scalar>& args, Scan scan, void* workspace, cudaStream_t stream);
+cudaError_t scan_backward(const ScanBackward<Scalar>& args, Method method, void* workspace, cudaStream_t stream);
 
 // Scalar: float16, bfloat16, or float, whose operands are rounded to TF32.
 template <typename Scalar>
-std::int64_t project_scan_workspace(const ProjectScan<Scalar>& args, const ProjectPlan& plan);
+std::int64_t project_scan_workspace(const ProjectScan<Scalar>& args, const ProjectTiles& tiles);
 template <typename Scalar>
-cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectPlan& plan, void* workspace,
+cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectTiles& tiles, void* workspace,
                          cudaStream_t stream);
 
 }  // namespace cuda
