@@ -86,10 +86,6 @@ rivals: $(call needs,bench) ## Install spikingjelly for the benchmarks, leaving 
 bench-cpu: $(call needs,bench) ## Measure the fused kernels on this CPU, and rewrite the tables of docs/cpu.md
 	$(python) -m benchmarks.cpu $(BENCH_ARGS)
 
-.PHONY: bench-end-to-end
-bench-end-to-end: $(call needs,bench demo) ## Measure how long networks take to learn, by implementation of the layer
-	$(python) -m benchmarks.end_to_end $(BENCH_ARGS)
-
 .PHONY: instructions
 instructions: ## Count the instructions of the CPU's scans, beside what their design predicts (needs valgrind)
 	$(PYTHON) -m tools.instructions
