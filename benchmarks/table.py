@@ -40,9 +40,7 @@ NOT_MEASURED = "not yet measured"
 
 def complete(folder: Path) -> list[Path]:
     """The CSV files of complete runs of ``python -m benchmarks``, in a fixed order."""
-    return sorted(
-        path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial"))
-    )
+    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial")))
 
 
 def committed(folder: Path) -> list[Path]:

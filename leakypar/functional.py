@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,35 +12,24 @@ from torch.autograd import forward_ad
 
 from . import launch_plan, ops, surrogate, validation
 
+_Kernel = tuple[int, float, float]
+"""A surrogate as the kernels take it: its kind and two parameters."""
 
-class _NoSecondDerivative(torch.autograd.Function):
-    """The identity on gradients, where a graph through them is being recorded: differentiating it is an error.
+_GRAD = {name: 1 << bit for bit, name in enumerate(ops.GRADIENTS)}
+"""The bit that asks the backward operator for a gradient."""
 
-    `once_differentiable` would let a gradient pass as a constant where the incoming one is: silently wrong. `token` is
-    an output of the call whose gradients these are, so every input of that call is reached through this error.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "leakypar: the fused kernels have no second derivative; leakypar.reference.leaky_parallel has one"
-        )
+_NO_GRADIENT: _Kernel = (surrogate.disabled.kind, 0.0, 0.0)
 
 
-class _LeakyParallel(torch.autograd.Function):
-    """The two operators joined.
+class _Scan(torch.autograd.Function):
+    """The operators joined: spikes, membrane, checkpoints and final membrane, an empty tensor for each not computed.
 
-    Returns spikes, membrane and last membrane, None for each that is not wanted, and a tensor without elements that
-    stands for them all in `_NoSecondDerivative`.
+    `taken` has the bits of the outputs that the caller takes. What the backward reads is an output too, so that the
+    transforms of torch.func see it. A gradient is None where no output that leads to it has one.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
         x: Tensor,
         weight: Tensor,
         decay: Tensor,
@@ -49,14 +40,12 @@ class _LeakyParallel(torch.autograd.Function):
         initial_membrane: Tensor | None,
         seed: Tensor | None,
         dropout: float,
-        kernel_surrogate: tuple[int, float, float] | None,
-        want_membrane: bool,
-        want_final: bool,
-        recompute: bool,
+        kernel: _Kernel | None,
+        taken: int,
+        interval: int | None,
         request: launch_plan.Request,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-        interval = launch_plan.checkpoint_interval(x.shape[0], x.shape[1], x.dtype) if recompute else None
-        spikes, membrane, checkpoints, final_membrane = ops.forward(
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return ops.forward(
             x,
             weight,
             decay,
@@ -67,67 +56,75 @@ class _LeakyParallel(torch.autograd.Function):
             initial_membrane,
             seed=seed,
             dropout=dropout,
-            outputs=ops.SPIKES * (kernel_surrogate is not None)
-            + ops.MEMBRANE * (want_membrane or not recompute)  # the backward scan reads it
-            + ops.CHECKPOINTS * recompute
-            + ops.FINAL_MEMBRANE * want_final,
+            outputs=taken | (ops.MEMBRANE if interval is None else ops.CHECKPOINTS),
             request=request,
             checkpoint_interval=interval,
         )
-        needs = ctx.needs_input_grad
-        token = x.new_empty(0) if recompute else checkpoints  # which are not wanted, so they are as empty
-        # What a gradient does not need is not kept alive for it.
-        ctx.save_for_backward(
-            x if needs[1] or recompute else None,
-            weight if needs[0] or recompute else None,
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, *settings = inputs
+        dropout, kernel, taken, interval, request = settings
+        recompute = interval is not None
+        spikes, membrane, checkpoints, final_membrane = output
+        of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
+        ctx.save_for_backward(  # what no gradient needs is not kept alive
+            x if of_weight or recompute else None,
+            weight if of_x or recompute else None,
             decay,
             bias_ih if recompute else None,
             bias_hh if recompute else None,
             threshold,
             gain,
-            initial_membrane,
+            initial_membrane if of_decay or recompute else None,
             seed,
             None if recompute else membrane,
             checkpoints if recompute else None,
-            token,
         )
-        ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in (bias_ih, bias_hh)]
-        ctx.dropout = dropout
-        ctx.kernel_surrogate = kernel_surrogate
-        ctx.request = request
-        ctx.interval = interval
+        ctx.settings = dropout, kernel or _NO_GRADIENT, taken, interval, request
+        ctx.dtypes = tuple(None if each is None else each.dtype for each in (bias_ih, bias_hh, initial_membrane))
         ctx.set_materialize_grads(False)
-        if kernel_surrogate is not None and kernel_surrogate[0] == surrogate.disabled().kind and not needs[6]:
-            ctx.mark_non_differentiable(spikes)
-        return (
-            None if kernel_surrogate is None else spikes,
-            membrane if want_membrane else None,
-            final_membrane if want_final else None,
-            token,
+
+        reaches_membrane = of_x or of_weight or of_decay or of_bias_ih or of_bias_hh or of_initial
+        passes = kernel is not None and kernel[0] != surrogate.disabled.kind
+        constant = [] if reaches_membrane else [membrane, checkpoints, final_membrane]
+        if not (of_gain or (passes and (reaches_membrane or of_threshold))):
+            constant.append(spikes)
+        ctx.mark_non_differentiable(*constant)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        dropout, kernel, taken, interval, request = ctx.settings
+        # torch.compile gives zeros for the gradient of an output that the caller never saw.
+        seen = zip((ops.SPIKES, ops.MEMBRANE, ops.CHECKPOINTS, ops.FINAL_MEMBRANE), grad_outputs, strict=True)
+        grad_spikes, grad_membrane, _, grad_final_membrane = (grad if taken & bit else None for bit, grad in seen)
+        of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
+        through_spikes = grad_spikes is not None and kernel[0] != surrogate.disabled.kind
+        wanted = 0
+        if through_spikes or grad_membrane is not None or grad_final_membrane is not None:
+            wanted = (
+                _GRAD["x"] * of_x
+                | _GRAD["weight"] * of_weight
+                | _GRAD["decay"] * of_decay
+                | _GRAD["bias"] * (of_bias_ih or of_bias_hh)
+                | _GRAD["initial_membrane"] * of_initial
+            )
+        if through_spikes and of_threshold:
+            wanted |= _GRAD["threshold"]
+        if grad_spikes is not None and of_gain:
+            wanted |= _GRAD["gain"]
+        if not wanted:
+            return (None,) * len(_SCAN_INPUTS)
+
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, membrane, checkpoints = (
+            ctx.saved_tensors
         )
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        grads = _LeakyParallel.gradients(ctx, grad_spikes, grad_membrane, grad_last)
-        if torch.is_grad_enabled():
-            *_, token = ctx.saved_tensors
-            grads = _NoSecondDerivative.apply(token, *grads)  # type: ignore[no-untyped-call]
-        return (*grads, *(None,) * 7)
-
-    @staticmethod
-    def gradients(
-        ctx: Any, grad_spikes: Tensor | None, grad_membrane: Tensor | None, grad_last: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial, seed, membrane, checkpoints, _ = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        if grad_spikes is None and grad_membrane is None and grad_last is None:
-            return (None,) * 8
-        d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = ops.backward(
+        # Where nothing differentiates the gradients in turn, the operator alone says the same in less time.
+        run = _Gradients.forward if _is_plain() and not torch.is_grad_enabled() else _Gradients.apply
+        d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = run(
             grad_spikes,
             grad_membrane,
-            grad_last,
+            grad_final_membrane,
             membrane,
             checkpoints,
             x,
@@ -137,27 +134,260 @@ class _LeakyParallel(torch.autograd.Function):
             bias_hh,
             threshold,
             gain,
-            initial,
-            ctx.kernel_surrogate or (surrogate.disabled().kind, 0.0, 0.0),
+            initial_membrane,
+            seed,
+            dropout,
+            kernel,
+            wanted,
+            interval,
+            request,
+        )
+        bias_ih_dtype, bias_hh_dtype, initial_dtype = ctx.dtypes
+        grads: dict[str, Tensor] = {}
+        if wanted & _GRAD["x"]:
+            grads["x"] = d_x
+        if wanted & _GRAD["weight"]:
+            grads["weight"] = d_weight
+        if wanted & _GRAD["decay"]:
+            grads["decay"] = d_decay.to(decay.dtype)
+        if wanted & _GRAD["bias"] and of_bias_ih:
+            grads["bias_ih"] = d_bias.to(bias_ih_dtype)
+        if wanted & _GRAD["bias"] and of_bias_hh:
+            grads["bias_hh"] = d_bias.to(bias_hh_dtype)
+        if wanted & _GRAD["threshold"]:
+            grads["threshold"] = d_threshold.to(threshold.dtype)
+        if wanted & _GRAD["gain"]:
+            grads["gain"] = d_gain.to(gain.dtype)
+        if wanted & _GRAD["initial_membrane"]:
+            grads["initial_membrane"] = d_initial.to(initial_dtype)
+        return tuple([grads.get(name) for name in _SCAN_INPUTS])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        named = dict(zip(_SCAN_INPUTS, inputs, strict=True))
+        mapped = _mapped(_SCAN_INPUTS, in_dims, inputs)
+        # The place of a checkpoint depends on the size of the batch, and what drops out on the place in it.
+        if named["seed"] is not None or named["interval"] is not None or mapped - {"x", "initial_membrane"}:
+            return _one_by_one(_Scan, info, in_dims, inputs)
+        dims = dict(zip(_SCAN_INPUTS, in_dims, strict=True))
+        B, N = info.batch_size, _size_of(named["x"], dims["x"], 1)
+        named["x"] = _folded(named["x"], dims["x"], 1, B)
+        named["initial_membrane"] = _folded(named["initial_membrane"], dims["initial_membrane"], 0, B)
+        return _unfolded(_Scan.apply(*named.values()), (1, 1, None, 0), B, N)
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward operator, as a function whose own derivative is an error.
+
+    `once_differentiable` would let a gradient pass as a constant where the incoming one is: silently wrong. The
+    membrane, or the checkpoints in its place, is an output of the call whose gradients these are, so every input of
+    that call is reached through this error.
+    """
+
+    @staticmethod
+    def forward(
+        grad_spikes: Tensor | None,
+        grad_membrane: Tensor | None,
+        grad_final_membrane: Tensor | None,
+        membrane: Tensor | None,
+        checkpoints: Tensor | None,
+        x: Tensor | None,
+        weight: Tensor | None,
+        decay: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        threshold: Tensor,
+        gain: Tensor,
+        initial_membrane: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
+        kernel: _Kernel,
+        outputs: int,
+        interval: int | None,
+        request: launch_plan.Request,
+    ) -> tuple[Tensor, ...]:
+        return ops.backward(
+            grad_spikes,
+            grad_membrane,
+            grad_final_membrane,
+            membrane,
+            checkpoints,
+            x,
+            weight,
+            decay,
+            bias_ih,
+            bias_hh,
+            threshold,
+            gain,
+            initial_membrane,
+            kernel,
             seed=seed,
-            dropout=ctx.dropout,
-            outputs=sum(
-                1 << bit for bit, needed in enumerate([*needs[:3], needs[3] or needs[4], *needs[5:8]]) if needed
-            ),
-            request=ctx.request,
-            checkpoint_interval=ctx.interval,
+            dropout=dropout,
+            outputs=outputs,
+            request=request,
+            checkpoint_interval=interval,
         )
-        of_ih, of_hh = ctx.bias_dtypes
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "leakypar: the fused kernels have no second derivative; leakypar.reference.leaky_parallel has one, and so "
+            'has a layer with backend="rnn"'
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        named = dict(zip(_GRADIENTS_INPUTS, inputs, strict=True))
+        mapped = _mapped(_GRADIENTS_INPUTS, in_dims, inputs)
+        of_a_batch = {"grad_spikes": 1, "grad_membrane": 1, "grad_final_membrane": 0, "membrane": 1, "x": 1}
+        of_a_batch["initial_membrane"] = 0
+        sums = named["outputs"] & ~(_GRAD["x"] | _GRAD["initial_membrane"])  # over the batch
+        if sums or named["seed"] is not None or named["checkpoints"] is not None or mapped - of_a_batch.keys():
+            return _one_by_one(_Gradients, info, in_dims, inputs)
+        dims = dict(zip(_GRADIENTS_INPUTS, in_dims, strict=True))
+        B, N = info.batch_size, _size_of(named["membrane"], dims["membrane"], 1)
+        for name, at in of_a_batch.items():
+            named[name] = _folded(named[name], dims[name], at, B)
+        batch = tuple(
+            at if named["outputs"] & grad else None
+            for grad, at in ((_GRAD["x"], 1), *[(0, None)] * 5, (_GRAD["initial_membrane"], 0))
+        )
+        return _unfolded(_Gradients.apply(*named.values()), batch, B, N)
+
+
+_SCAN_INPUTS = tuple(inspect.signature(_Scan.forward).parameters)
+_GRADIENTS_INPUTS = tuple(inspect.signature(_Gradients.forward).parameters)
+
+
+def _mapped(names: Iterable[Any], in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> set[Any]:
+    """Which inputs are mapped over. A tuple among them has a tuple for its dimensions."""
+    by_name = zip(names, in_dims, inputs, strict=True)
+    return {name for name, dim, value in by_name if isinstance(value, Tensor) and dim is not None}
+
+
+def _one_by_one(
+    function: type[torch.autograd.Function], info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """The rule of `vmap` that holds whatever is mapped over: a call for each element, and the results stacked."""
+    mapped = _mapped(range(len(inputs)), in_dims, inputs)
+    parts = [value.unbind(in_dims[i]) if i in mapped else [value] * info.batch_size for i, value in enumerate(inputs)]
+    results = [function.apply(*part) for part in zip(*parts, strict=True)]
+    stacked = tuple(torch.stack(each) for each in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _size_of(value: Tensor, mapped: int | None, at: int) -> int:
+    """Size of dimension `at` of a tensor as the mapped function sees it: without its dimension `mapped`."""
+    return value.shape[at + (mapped is not None and mapped % value.dim() <= at)]
+
+
+def _folded(value: Tensor | None, mapped: int | None, at: int, B: int) -> Tensor | None:
+    """The dimension that is mapped over, of size `B`, folded into the batch at `at`."""
+    if value is None:
+        return None
+    if mapped is not None:
+        return value.movedim(mapped, at).flatten(at, at + 1)
+    return value.unsqueeze(at).expand(*value.shape[:at], B, *value.shape[at:]).flatten(at, at + 1)
+
+
+def _unfolded(
+    results: tuple[Tensor, ...], batch: tuple[int | None, ...], B: int, N: int
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """The dimension that is mapped over, out of the batch again; `batch` says where each result has it, or None."""
+    batch = tuple(None if result.dim() == 1 else at for result, at in zip(results, batch, strict=True))
+    unfolded = (
+        result if at is None else result.reshape(*result.shape[:at], B, N, *result.shape[at + 1 :])
+        for result, at in zip(results, batch, strict=True)
+    )
+    return tuple(unfolded), batch
+
+
+class _SpikesOfMembrane(torch.autograd.Function):
+    """The kernel's spikes as a function of the membrane that is returned beside them.
+
+    The values are those of the kernel, which decided by the membrane before it was rounded. The gradient is computed
+    in PyTorch, at the membrane as it was returned, as the kernel's own would be.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        spikes: Tensor,
+        membrane: Tensor,
+        threshold: Tensor,
+        gain: Tensor,
+        seed: Tensor | None,
+        dropout: float,
+        spike_grad: surrogate.SurrogateGradient,
+    ) -> Tensor:
+        return spikes.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, membrane, threshold, gain, seed, ctx.dropout, ctx.spike_grad = inputs
+        ctx.save_for_backward(membrane, threshold, gain, seed)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        membrane, threshold, gain, seed = ctx.saved_tensors
+        _, of_membrane, of_threshold, of_gain = ctx.needs_input_grad[:4]
+        state = validation.state_dtype(membrane.dtype)
+        grad, seen, factors = grad_outputs[0].to(state), membrane.to(state), None
+        if seed is not None:
+            factors = _dropout_factors(seed, ctx.dropout, membrane)
+            seen = seen * factors
+        v = seen - threshold.reshape(-1).to(state)
+        d_v = grad * gain.reshape(-1).to(state) * ctx.spike_grad.derivative(v)
+        d_membrane = d_v if factors is None else d_v * factors
         return (
-            d_x if needs[0] else None,
-            d_weight if needs[1] else None,
-            d_decay.to(decay.dtype) if needs[2] else None,
-            d_bias.to(of_ih) if needs[3] else None,
-            d_bias.to(of_hh) if needs[4] else None,
-            d_threshold.to(threshold.dtype) if needs[5] else None,
-            d_gain.to(gain.dtype) if needs[6] else None,
-            d_initial.to(initial.dtype) if needs[7] else None,
+            None,
+            d_membrane.to(membrane.dtype) if of_membrane else None,
+            _summed(-d_v, threshold) if of_threshold else None,
+            _summed(grad * (v > 0), gain) if of_gain else None,
+            None,
+            None,
+            None,
         )
+
+
+def _summed(values: Tensor, like: Tensor) -> Tensor:
+    """The sum of `[T, N, H]` over time and batch, and over the neurons too if `like` has one value for all of them."""
+    summed = values.sum((0, 1))
+    return (summed.sum() if like.numel() == 1 else summed).reshape(like.shape).to(like.dtype)
+
+
+def _dropout_factors(seed: Tensor, dropout: float, like: Tensor) -> Tensor:
+    """What the kernels multiply each element of the membrane by, `[T, N, H]` in the state dtype.
+
+    They are the spikes of a layer whose membrane is 1 everywhere, above a threshold of 0, with their height for gain.
+    """
+    T, N, H = like.shape
+    state = validation.state_dtype(like.dtype)
+    if dropout == 1:
+        return like.new_zeros((T, N, H), dtype=state)
+    zero = like.new_zeros((), dtype=state)
+    factors, *_ = _run(
+        like.new_empty((T, N, 0), dtype=state),
+        like.new_empty((H, 0), dtype=state),
+        like.new_zeros(H, dtype=state),
+        like.new_ones(H, dtype=state),
+        None,
+        zero,
+        zero + 1 / (1 - dropout),
+        None,
+        seed,
+        dropout,
+        _NO_GRADIENT,
+        ops.SPIKES,
+        None,
+        launch_plan.AUTOMATIC,
+    )
+    return factors
 
 
 def leaky_parallel(
@@ -220,16 +450,6 @@ def leaky_parallel(
         ValueError: a shape, dtype, device or number does not fit; or `recompute` is asked for where the spike runs in
             PyTorch, which keeps the membrane.
     """
-    validation.check_input(x, weight)
-    H = weight.shape[0]
-    validation.check_vector("decay", decay, H, x)
-    for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
-        if bias is not None:
-            validation.check_vector(name, bias, H, x)
-    validation.check_per_neuron("threshold", threshold, H, x)
-    validation.check_per_neuron("gain", gain, H, x)
-    if not ops.is_available(x.device.type):
-        raise RuntimeError(ops.unavailable_reason(x.device.type))
     return run(
         x,
         weight,
@@ -265,44 +485,65 @@ def run(
     recompute: bool,
     request: launch_plan.Request,
 ) -> Tensor | tuple[Tensor, ...]:
-    """`leaky_parallel` where all but `initial_membrane` and the dtype of `x` is known to fit, as in the module."""
-    dtype = validation.compute_dtype(x, weight)
-    validation.check_initial_membrane(initial_membrane, x, weight.shape[0], dtype)
-    validation.check_flag("return_membrane", return_membrane)
-    validation.check_flag("return_state", return_state)
+    """`leaky_parallel` with its settings resolved, as the module keeps them."""
+    dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
+    return_membrane = validation.check_flag("return_membrane", return_membrane)
+    return_state = validation.check_flag("return_state", return_state)
+    if not ops.is_available(x.device.type):
+        raise RuntimeError(ops.unavailable_reason(x.device.type))
     if x.dtype != dtype or weight.dtype != dtype:  # under autocast
         x, weight = x.to(dtype), weight.to(dtype)
-    threshold, gain = (_tensor(value, x) for value in (threshold, gain))
+    if not isinstance(threshold, Tensor):
+        threshold = _filled(threshold, x)
+    if not isinstance(gain, Tensor):
+        gain = _filled(gain, x)
     batched = x.dim() == 3
     if not batched:
         x = x.unsqueeze(1)
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
 
-    kernel_surrogate = None
+    kernel: _Kernel | None = None
     if isinstance(spike_grad, surrogate.SurrogateGradient) and spike_grad.kind is not None:
-        kernel_surrogate = (spike_grad.kind, *spike_grad.parameters)
-    in_kernel = kernel_surrogate is not None
+        kernel = (spike_grad.kind, *spike_grad.parameters)
+    in_kernel = kernel is not None
     if recompute and not in_kernel:
         raise ValueError(
             "recompute must be False where the spike runs in PyTorch, which keeps the membrane: "
             f"got recompute=True with spike_grad={spike_grad!r}"
         )
+    taken = ops.SPIKES if in_kernel else ops.MEMBRANE
+    if return_membrane:
+        taken |= ops.MEMBRANE
+    if return_state:
+        taken |= ops.FINAL_MEMBRANE
     seed = torch.randint(2**63 - 1, (), device=x.device) if in_kernel and dropout > 0 else None
-    spikes, membrane, last = _run(
-        (x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane),
+    spikes, membrane, _, final_membrane = _run(
+        x,
+        weight,
+        decay,
+        bias_ih,
+        bias_hh,
+        threshold,
+        gain,
+        initial_membrane,
         seed,
         dropout,
-        kernel_surrogate,
-        return_membrane or not in_kernel,
-        return_state,
-        recompute,
+        kernel,
+        taken,
+        launch_plan.checkpoint_interval(x.shape[0], x.shape[1], dtype) if recompute else None,
         request,
     )
-    if not in_kernel:
+    if kernel is None:
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
         v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
         spikes = (validation.check_spikes(spike_grad(v), v) * gain).to(dtype)
-    results = [spikes] + [membrane] * return_membrane + [last] * return_state
+    elif return_membrane and kernel[0] != surrogate.disabled.kind and (membrane.requires_grad or not _is_plain()):
+        spikes = _SpikesOfMembrane.apply(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
+    results = [spikes]
+    if return_membrane:
+        results.append(membrane)
+    if return_state:
+        results.append(final_membrane)
     if not batched:
         # The batch dimension is 1 in spikes and membrane [T, 1, H], 0 in the final membrane [1, H].
         results = [result.squeeze(-2) for result in results]
@@ -310,35 +551,42 @@ def run(
 
 
 def _run(
-    tensors: tuple[Any, ...],
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    threshold: Tensor,
+    gain: Tensor,
+    initial_membrane: Tensor | None,
     seed: Tensor | None,
     dropout: float,
-    kernel_surrogate: tuple[int, float, float] | None,
-    want_membrane: bool,
-    want_final: bool,
-    recompute: bool,
+    kernel: _Kernel | None,
+    taken: int,
+    interval: int | None,
     request: launch_plan.Request,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The operators, with the autograd graph where a gradient can be asked for. Unwanted outputs are void."""
-    records = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it.
-    if records or forward_ad._current_level >= 0:
-        spikes, membrane, last, _ = _LeakyParallel.apply(  # type: ignore[no-untyped-call]
-            *tensors, seed, dropout, kernel_surrogate, want_membrane, want_final, recompute, request
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operators, with the autograd graph where a gradient can be asked for."""
+    tensors = x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane
+    # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it. Inside
+    # a transform of torch.func, a tensor that is mapped over says that it requires no gradient though it may.
+    if (
+        (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors))
+        or forward_ad._current_level >= 0
+        or not _is_plain()
+    ):
+        results: tuple[Tensor, Tensor, Tensor, Tensor] = _Scan.apply(  # type: ignore[no-untyped-call]
+            *tensors, seed, dropout, kernel, taken, interval, request
         )
-        return spikes, membrane, last
-    spikes, membrane, _, last = ops.forward(
-        *tensors,
-        seed=seed,
-        dropout=dropout,
-        outputs=ops.SPIKES * (kernel_surrogate is not None)
-        + ops.MEMBRANE * want_membrane
-        + ops.FINAL_MEMBRANE * want_final,
-        request=request,
-    )
-    return spikes, membrane, last
+        return results
+    return ops.forward(*tensors, seed=seed, dropout=dropout, outputs=taken, request=request)
 
 
-def _tensor(value: Tensor | float, like: Tensor) -> Tensor:
-    """The value where the kernels can read it. A fill does not wait for the device, as a copy from the host would."""
-    return value if isinstance(value, Tensor) else like.new_full((), value, dtype=validation.state_dtype(like.dtype))
+def _is_plain() -> bool:
+    """Whether no transform of torch.func is active."""
+    return not torch._C._are_functorch_transforms_active()
+
+
+def _filled(value: float, like: Tensor) -> Tensor:
+    """A number where the kernels can read it. A fill does not wait for the device, as a copy from the host would."""
+    return like.new_full((), float(value), dtype=validation.state_dtype(like.dtype))

@@ -20,6 +20,8 @@ __all__ = ["BACKEND_VARIABLE", "LeakyParallel"]
 BACKEND_VARIABLE = "LEAKYPAR_BACKEND"
 """The environment variable that stands in for `backend="auto"`."""
 
+_DISABLED = surrogate.disabled()
+
 
 class LeakyParallel(nn.Module):
     r"""A linear layer followed by leaky spiking neurons, over a whole sequence at once.
@@ -121,50 +123,77 @@ class LeakyParallel(nn.Module):
         super().__init__()
         self.input_size = validation.check_size("input_size", input_size)
         self.hidden_size = validation.check_size("hidden_size", hidden_size)
-        self.dropout = validation.check_probability("dropout", dropout)
-        self.spike_grad = surrogate.resolve(spike_grad)
-        self.surrogate_disable = validation.check_flag("surrogate_disable", surrogate_disable)
-        self.weight_hh_enable = validation.check_flag("weight_hh_enable", weight_hh_enable)
-        self.backend = validation.check_backend("backend", backend)
+        self.dropout = dropout
+        self.spike_grad = spike_grad  # type: ignore[assignment]  # None becomes the default, in __setattr__
+        self.surrogate_disable = surrogate_disable
+        self.weight_hh_enable = weight_hh_enable
+        self.backend = backend
         self.plan = plan
-        self.recompute = validation.check_flag("recompute", recompute)
-        validation.check_flag("bias", bias)
-        validation.check_flag("learn_beta", learn_beta)
-        validation.check_flag("learn_threshold", learn_threshold)
-        validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor)
+        self.recompute = recompute
+        bias = validation.check_flag("bias", bias)
+        learn_beta = validation.check_flag("learn_beta", learn_beta)
+        learned = {
+            "threshold": validation.check_flag("learn_threshold", learn_threshold),
+            "graded_spikes_factor": validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor),
+        }
         validation.check_dtype(dtype)
-        launch_plan.request(plan, recompute=self.recompute)
-        if backend == "rnn" or weight_hh_enable:
-            given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"
-            if plan is not None:
-                raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {plan!r}")
-            if recompute:
-                raise ValueError(f"recompute must be False with {given}, which runs nn.RNN, got True")
-        _preference(backend, weight_hh_enable)
+        _environment()
 
-        self.rnn = RecurrentParameters(input_size, hidden_size, bias, device, dtype)
+        self.rnn = RecurrentParameters(self.input_size, self.hidden_size, bias, device, dtype)
         weight = self.rnn.weight_hh_l0
-        device, dtype = weight.device, weight.dtype
-
-        self.register_buffer("beta", None)
-        if beta is not None:
-            decay = validation.per_neuron("beta", beta, hidden_size).clamp(0, 1)
-            self.beta = decay.reshape(-1).to(device=device, dtype=dtype)
-        self._set_decay()
         weight.requires_grad_(learn_beta)
 
-        for name, value, learn in (
-            ("threshold", threshold, learn_threshold),
-            ("graded_spikes_factor", graded_spikes_factor, learn_graded_spikes_factor),
-        ):
-            values = validation.per_neuron(name, value, hidden_size).to(device=device, dtype=dtype, copy=True)
+        given = {"beta": beta, "threshold": threshold, "graded_spikes_factor": graded_spikes_factor}
+        self._given = {
+            name: validation.per_neuron(name, value, self.hidden_size).clone()
+            for name, value in given.items()
+            if name != "beta" or value is not None
+        }
+        self.register_buffer("beta", None)
+        if beta is not None:
+            self.beta = torch.empty_like(self._given["beta"].reshape(-1), device=weight.device, dtype=weight.dtype)
+        for name, learn in learned.items():
+            values = torch.empty_like(self._given[name], device=weight.device, dtype=weight.dtype)
             if learn:
                 self.register_parameter(name, nn.Parameter(values))
             else:
                 self.register_buffer(name, values)
+        self._set_values()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Checks and resolves a setting where it changes, with the constructor's errors, so that no call has to."""
+        check = _SETTINGS.get(name)
+        if check is not None:
+            value = check(name, value)
+            settings = {**self.__dict__, name: value}
+            _check_together(settings)
+            if name in ("plan", "recompute"):
+                request = launch_plan.request(settings.get("plan"), recompute=settings.get("recompute", False))
+                self.__dict__["_request"] = request
+            elif name == "spike_grad" and not isinstance(value, nn.Module):
+                self._modules.pop(name, None)
+        elif name in ("threshold", "graded_spikes_factor"):
+            held = self._parameters.get(name, self._buffers.get(name))
+            if held is not None:
+                values = validation.per_neuron(name, value, self.hidden_size)
+                if values.dtype != getattr(value, "dtype", None):  # numbers, rather than a tensor to be held as it is
+                    values = values.to(device=held.device, dtype=held.dtype)
+                    value = nn.Parameter(values, held.requires_grad) if name in self._parameters else values
+        super().__setattr__(name, value)
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew, as the constructor does, and restores the decay, the threshold and the gain.
+
+        It reads nothing of what it replaces, so it also fills a layer after `to_empty`.
+        """
+        self.rnn.reset_parameters()
+        self._set_values()
 
     @torch.no_grad()
-    def _set_decay(self) -> None:
+    def _set_values(self) -> None:
+        """The decay, the threshold and the gain as they were given."""
+        for name, values in self._given.items():
+            getattr(self, name).copy_(values.clamp(0, 1).reshape(-1) if name == "beta" else values)
         weight = self.rnn.weight_hh_l0
         if self.beta is not None:
             weight.copy_(self.beta.unsqueeze(1).expand_as(weight))
@@ -185,8 +214,9 @@ class LeakyParallel(nn.Module):
         one piece.
 
         Args:
-            x: `[T, N, C]`, or `[T, C]` for one sequence, in the layer's dtype (any under autocast). `T` and `N` may
-                be 0.
+            x: `[T, N, C]`, or `[T, C]` for one sequence, in the layer's dtype. `T` and `N` may be 0. Under autocast,
+                float16, bfloat16 or float32, whichever of them the layer has; a float64 input wants a float64 layer,
+                and the other way round, and then autocast changes nothing.
             initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or
                 the state dtype (float64 for float64, else float32), or None for zeros.
             return_membrane: also return the membrane at every step, before dropout.
@@ -202,31 +232,29 @@ class LeakyParallel(nn.Module):
             ValueError: an argument has the wrong shape, dtype or device.
             RuntimeError: the backend is "fused", and the kernels were not built for the device.
         """
-        weights, dense = self.rnn, self.weight_hh_enable
-        weight = weights.weight_ih_l0
+        # Tables of the module, because an attribute that is a parameter costs a search of all of them.
+        weight, recurrent, bias_ih, bias_hh = self._modules["rnn"]()  # type: ignore[misc]
+        threshold, gain = self._buffers.get("threshold"), self._buffers.get("graded_spikes_factor")
+        dense = self.weight_hh_enable
         options: dict[str, Any] = {
             "initial_membrane": initial_membrane,
-            "spike_grad": surrogate.disabled() if self.surrogate_disable else surrogate.resolve(self.spike_grad),
+            "spike_grad": _DISABLED if self.surrogate_disable else self.spike_grad,
             "dropout": self.dropout if self.training else 0.0,
             "return_membrane": return_membrane,
             "return_state": return_state,
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
         if _runs_fused(self.backend, weight.device.type, dense):
-            validation.check_input(x, weight)
-            options |= {
-                "recompute": self.recompute,
-                "request": launch_plan.request(self.plan, recompute=self.recompute),
-            }
+            options["recompute"], options["request"] = self.recompute, self._request
             run = functional.run
         return run(
             x,
             weight,
-            weights.weight_hh_l0 if dense else weights.weight_hh_l0.diagonal(),
-            weights.bias_ih_l0,
-            weights.bias_hh_l0,
-            self.threshold,
-            self.graded_spikes_factor,
+            recurrent if dense else recurrent.diagonal(),
+            bias_ih,
+            bias_hh,
+            self.threshold if threshold is None else threshold,
+            self.graded_spikes_factor if gain is None else gain,
             **options,
         )
 
@@ -253,7 +281,8 @@ class LeakyParallel(nn.Module):
 class RecurrentParameters(nn.Module):
     """The parameters of a one-layer `nn.RNN`: its names, its initial values, and the same draws from the generator.
 
-    It is no `nn.RNN`, whose forward would not be used, because torch.compile refuses to look at one.
+    It is no `nn.RNN`, whose forward would not be used, because torch.compile refuses to look at one. Calling it returns
+    the parameters, so that whatever acts in a module's call does: pruning, parametrisations, offloading, sharding.
 
     Args:
         input_size: `C`.
@@ -261,6 +290,12 @@ class RecurrentParameters(nn.Module):
         bias: whether there are biases; without, both are None.
         device: of every parameter.
         dtype: of every parameter.
+
+    Attributes:
+        weight_ih_l0: `[H, C]`.
+        weight_hh_l0: `[H, H]`.
+        bias_ih_l0: `[H]`, or None.
+        bias_hh_l0: `[H]`, or None.
     """
 
     weight_ih_l0: nn.Parameter
@@ -277,9 +312,39 @@ class RecurrentParameters(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
         drawn = nn.RNN(input_size, hidden_size, nonlinearity="relu", bias=bias, device=device, dtype=dtype)
-        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+        for name in _NAMES:
             self.register_parameter(name, getattr(drawn, name, None))
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The weights `[H, C]` and `[H, H]`, and the biases `[H]` or None."""
+        parameters = self._parameters
+        try:
+            found = tuple([parameters[name] for name in _NAMES])
+        except KeyError:  # pruned, normalised or parametrised: an attribute or a property stands in for a parameter
+            found = tuple([getattr(self, name) for name in _NAMES])
+        return found  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws every parameter from the interval of `nn.RNN`, in its order."""
+        bound = self.hidden_size**-0.5
+        for parameter in self.parameters():
+            parameter.uniform_(-bound, bound)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing, for programs that call it on an `nn.RNN`: there is no cuDNN buffer to be laid out."""
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights and the biases there are, as `nn.RNN` lists those of its one layer."""
+        return [[value for value in self() if value is not None]]
+
+
+_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 def _shown(values: Tensor) -> str:
@@ -287,31 +352,59 @@ def _shown(values: Tensor) -> str:
     return f"{text} (learned)" if isinstance(values, nn.Parameter) else text
 
 
-def _preference(backend: str, dense: bool) -> str:
-    """The backend that the arguments and the environment ask for: a dense layer has only one."""
-    validation.check_backend("backend", backend)
-    wanted = validation.check_backend(BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE, "auto"))
-    if not dense:
-        return wanted if backend == "auto" else backend
-    if backend == "fused":
+def _check_plan(name: str, value: Any) -> Any:
+    launch_plan.request(value)
+    return value
+
+
+def _check_spike_grad(name: str, value: Any) -> SpikeGrad:
+    return surrogate.resolve(value)
+
+
+_SETTINGS: dict[str, Callable[[str, Any], Any]] = {
+    "dropout": validation.check_probability,
+    "spike_grad": _check_spike_grad,
+    "surrogate_disable": validation.check_flag,
+    "weight_hh_enable": validation.check_flag,
+    "backend": validation.check_backend,
+    "plan": _check_plan,
+    "recompute": validation.check_flag,
+}
+
+
+def _check_together(settings: dict[str, Any]) -> None:
+    """Raises ValueError where a setting contradicts another; those that are not there yet contradict nothing."""
+    backend, dense = settings.get("backend"), settings.get("weight_hh_enable")
+    if dense and backend == "fused":
         raise ValueError(
             'backend must be "auto" or "rnn" with weight_hh_enable=True, got "fused": '
             "a dense recurrent matrix has no parallel scan"
         )
-    return "rnn"
+    if backend == "rnn" or dense:
+        given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"
+        if settings.get("plan") is not None:
+            raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {settings['plan']!r}")
+        if settings.get("recompute"):
+            raise ValueError(f"recompute must be False with {given}, which runs nn.RNN, got True")
+
+
+def _environment() -> str:
+    """What the environment puts in place of `backend="auto"`; a variable that is empty is none."""
+    return validation.check_backend(BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or "auto")
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile traces none of it
 def _runs_fused(backend: str, device_type: str, dense: bool) -> bool:
     """Whether a call on a device runs the fused kernels, rather than `nn.RNN`."""
     warn_of_a_lesser_build()
-    preference = _preference(backend, dense)
-    if preference == "rnn" or (preference == "auto" and device_type != "cuda"):
+    if backend == "auto":
+        backend = _environment()
+    if dense or backend == "rnn" or (backend == "auto" and device_type != "cuda"):
         return False
     available = ops.is_available(device_type)
     if not available:
         reason = ops.unavailable_reason(device_type)
-        if preference == "fused":
+        if backend == "fused":
             raise RuntimeError(f'backend is "fused", and the fused kernels cannot run: {reason}')
         _warn_once(reason)
     return available

@@ -1,7 +1,7 @@
 r"""The specification of the layer: one loop over time, in PyTorch. Every implementation is tested against it.
 
-Sizes are ``T`` time steps, ``N`` batch, ``C`` input features and ``H`` neurons. With ``u`` the projected input, ``h``
-the membrane and ``S`` the spikes:
+Sizes are `T` time steps, `N` batch, `C` input features and `H` neurons. With `u` the projected input, `h`
+the membrane and `S` the spikes:
 
 .. math::
 
@@ -9,19 +9,18 @@ the membrane and ``S`` the spikes:
     h_t &= \mathrm{relu}(w \, h_{t-1} + u_t) \\
     S_t &= \mathrm{gain} \cdot 1[\mathrm{dropout}(h_t) - \mathrm{threshold} > 0]
 
-This is what ``snntorch.LeakyParallel`` computes (version 1.0.0, its code), with dropout where later versions put it.
+This is what `snntorch.LeakyParallel` computes (version 1.0.0, its code), with dropout where later versions put it.
 Autograd differentiates it: relu has derivative 0 at 0, and the spike that of its surrogate.
 """
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakypar.surrogate import SpikeGrad, disabled, resolve
+from . import validation
+from .surrogate import SpikeGrad, disabled, resolve
 
 __all__ = ["leaky_parallel"]
 
@@ -42,44 +41,44 @@ def leaky_parallel(
     return_membrane: bool = False,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Run the layer over a whole sequence.
+    """Runs the layer over a whole sequence.
 
-    The compute dtype is that of ``x``, or autocast's where autocast is on. ``x`` and ``weight`` are rounded to it, and
-    so are the spikes and the membrane that are returned. Everything between is in the state dtype: float64 for
+    The compute dtype is that of `x` and `weight`, or autocast's where autocast is on. `x` and `weight` are rounded to
+    it, and so are the spikes and the membrane that are returned. Everything between is in the state dtype: float64 for
     float64, float32 for the others. So a spike is decided by the membrane before it is rounded.
 
     Args:
-        x: Input, ``[T, N, C]``, or ``[T, C]`` for one sequence. ``T`` and ``N`` may be 0.
-        weight: Input weights, ``[H, C]``.
-        decay: What a membrane keeps from one step to the next, ``[H]``, of any sign and magnitude; or dense recurrent
-            weights, ``[H, H]``, where row i holds what neuron i takes from every neuron.
-        bias_ih: ``[H]``, or None for zeros.
-        bias_hh: ``[H]``, or None for zeros.
-        threshold: A neuron spikes strictly above it. A number, ``[]``, ``[1]`` or ``[H]``.
-        gain: The value of a spike (snntorch's ``graded_spikes_factor``). A number, ``[]``, ``[1]`` or ``[H]``.
-        initial_membrane: Membrane before the first step, ``[N, H]`` (``[H]`` for one sequence), or None for zeros.
-        spike_grad: Turns membrane - threshold, in the state dtype, into spikes. None is ``surrogate.atan()``.
-        dropout_mask: Factors of the membrane before the threshold, in the shape of the spikes, or None for ones. The
+        x: input, `[T, N, C]`, or `[T, C]` for one sequence. `T` and `N` may be 0.
+        weight: input weights, `[H, C]`.
+        decay: what a membrane keeps from one step to the next, `[H]`, of any sign and magnitude; or dense recurrent
+            weights, `[H, H]`, where row i holds what neuron i takes from every neuron.
+        bias_ih: `[H]`, or None for zeros.
+        bias_hh: `[H]`, or None for zeros.
+        threshold: A neuron spikes strictly above it. A number, `[]`, `[1]` or `[H]`.
+        gain: the value of a spike (snntorch's `graded_spikes_factor`). A number, `[]`, `[1]` or `[H]`.
+        initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), or None for zeros.
+        spike_grad: turns membrane - threshold, in the state dtype, into spikes. None is `surrogate.atan()`.
+        dropout_mask: factors of the membrane before the threshold, in the shape of the spikes, or None for ones. The
             recurrence does not see them.
-        surrogate_disable: The spikes pass no gradient to the membrane and the threshold, whatever ``spike_grad`` is.
-        return_membrane: Also return the membrane at every step, before dropout.
-        return_state: Also return the membrane after the last step, in the state dtype, to continue from.
+        surrogate_disable: the spikes pass no gradient to the membrane and the threshold, whatever `spike_grad` is.
+        return_membrane: also return the membrane at every step, before dropout.
+        return_state: also return the membrane after the last step, in the state dtype, to continue from.
 
     Returns:
-        The spikes, ``[T, N, H]`` (``[T, H]`` for one sequence). Then, if asked for, the membrane in the same shape, and
-        the final membrane in the shape of ``initial_membrane``, as a tuple.
+        The spikes, `[T, N, H]` (`[T, H]` for one sequence). Then, if asked for, the membrane in the same shape, and
+        the final membrane in the shape of `initial_membrane`, as a tuple.
 
     Raises:
-        TypeError: If ``x`` is not a floating-point tensor, another argument neither a tensor nor what else is named
-            above, or ``spike_grad`` not callable.
-        ValueError: If an argument does not have one of the shapes above.
+        TypeError: an argument is not of a type named above.
+        ValueError: an argument does not have a shape, dtype or device named above.
     """
-    _check(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dropout_mask)
-    device = x.device
-    dtype = x.dtype
-    if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device.type)
-    state = torch.promote_types(dtype, torch.float32)
+    dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
+    if dropout_mask is not None:
+        validation.check_mask("dropout_mask", dropout_mask, [*x.shape[:-1], weight.shape[0]], x)
+    surrogate_disable = validation.check_flag("surrogate_disable", surrogate_disable)
+    return_membrane = validation.check_flag("return_membrane", return_membrane)
+    return_state = validation.check_flag("return_state", return_state)
+    device, state = x.device, validation.state_dtype(dtype)
 
     decay = decay.to(state)
     threshold, gain = (torch.as_tensor(value, dtype=state, device=device) for value in (threshold, gain))
@@ -108,45 +107,3 @@ def leaky_parallel(
     if return_state:
         result.append(h)
     return result[0] if len(result) == 1 else tuple(result)
-
-
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    decay: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    threshold: Tensor | float,
-    gain: Tensor | float,
-    initial_membrane: Tensor | None,
-    dropout_mask: Tensor | None,
-) -> None:
-    """Keep broadcasting from giving a meaning to a shape that has none."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
-    if x.dim() not in (2, 3):
-        raise ValueError(f"x must have shape [T, N, C] or [T, C], got {list(x.shape)}")
-    *steps_and_batch, C = x.shape
-    H = len(weight)
-    scalar_or_per_neuron: list[list[int]] = [[], [1], [H]]
-    arguments: list[tuple[str, object, list[list[int]]]] = [
-        ("weight", weight, [[H, C]]),
-        ("decay", decay, [[H], [H, H]]),
-        ("bias_ih", bias_ih, [[H]]),
-        ("bias_hh", bias_hh, [[H]]),
-        ("threshold", threshold, scalar_or_per_neuron),
-        ("gain", gain, scalar_or_per_neuron),
-        ("initial_membrane", initial_membrane, [[*steps_and_batch[1:], H]]),
-        ("dropout_mask", dropout_mask, [[*steps_and_batch, H]]),
-    ]
-    for name, value, shapes in arguments:
-        if value is None or (shapes is scalar_or_per_neuron and isinstance(value, Real)):
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor of shape {_any_of(shapes)}, got {type(value).__name__}")
-        if list(value.shape) not in shapes:
-            raise ValueError(f"{name} must have shape {_any_of(shapes)}, got {list(value.shape)}")
-
-
-def _any_of(shapes: list[list[int]]) -> str:
-    return " or ".join(map(str, shapes))

@@ -64,19 +64,11 @@ def leaky_parallel(
         TypeError: an argument is not of a type above.
         ValueError: an argument does not have a shape, dtype, device or range above.
     """
-    validation.check_input(x, weight)
+    dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
     H = weight.shape[0]
-    dtype = validation.compute_dtype(x, weight)
-    validation.check_decay(decay, H, x)
-    for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
-        if bias is not None:
-            validation.check_vector(name, bias, H, x)
-    validation.check_per_neuron("threshold", threshold, H, x)
-    validation.check_per_neuron("gain", gain, H, x)
-    validation.check_initial_membrane(initial_membrane, x, H, dtype)
     dropout = validation.check_probability("dropout", dropout)
-    validation.check_flag("return_membrane", return_membrane)
-    validation.check_flag("return_state", return_state)
+    return_membrane = validation.check_flag("return_membrane", return_membrane)
+    return_state = validation.check_flag("return_state", return_state)
     spike = resolve(spike_grad)
 
     one_sequence = x.dim() == 2
@@ -87,7 +79,7 @@ def leaky_parallel(
     # Autocast would run cuDNN's RNN in float16 whatever its dtype is, so the casts are made here.
     settled = validation.autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if settled else nullcontext():
-        membrane, last = _run(
+        membrane, final_membrane = _run(
             x.to(dtype),
             weight.to(dtype),
             torch.diag_embed(decay.to(dtype)) if decay.dim() == 1 else decay.to(dtype),
@@ -96,7 +88,7 @@ def leaky_parallel(
             x.new_zeros(x.shape[1], H, dtype=dtype) if initial_membrane is None else initial_membrane,
         )
     if one_sequence:
-        membrane, last = membrane.squeeze(1), last.squeeze(0)
+        membrane, final_membrane = membrane.squeeze(1), final_membrane.squeeze(0)
 
     seen = F.dropout(membrane, dropout) if dropout > 0 else membrane
     v = seen - _row(threshold)
@@ -106,7 +98,7 @@ def leaky_parallel(
     if return_membrane:
         result.append(membrane)
     if return_state:
-        result.append(last.to(validation.state_dtype(dtype)))
+        result.append(final_membrane.to(validation.state_dtype(dtype)))
     return result[0] if len(result) == 1 else tuple(result)
 
 
@@ -116,22 +108,29 @@ def _run(
     weight_hh: Tensor,  # [H, H]
     bias_ih: Tensor,  # [H]
     bias_hh: Tensor,  # [H]
-    initial: Tensor,  # [N, H], in the dtype of the others or the state dtype
+    initial_membrane: Tensor,  # [N, H], in the dtype of the others or the state dtype
 ) -> tuple[Tensor, Tensor]:
     """The membrane at every step `[T, N, H]`, and after the last `[N, H]`."""
     if x.shape[0] == 0 or x.shape[1] == 0:
         # The kernel wants a step and a sequence. The recurrence broadcast over no elements has the right shape, and the
         # gradients, all zero, still reach every parameter.
-        recurrent = F.linear(initial.to(x.dtype), weight_hh, bias_hh)
-        return torch.relu(F.linear(x, weight_ih, bias_ih) + recurrent), initial
+        recurrent = F.linear(initial_membrane.to(x.dtype), weight_hh, bias_hh)
+        return torch.relu(F.linear(x, weight_ih, bias_ih) + recurrent), initial_membrane
+    if torch._C._are_functorch_transforms_active():  # for which ATen's RNN has no rule
+        h = initial_membrane.to(x.dtype)
+        steps = []
+        for u_t in F.linear(x, weight_ih, bias_ih):
+            h = torch.relu(u_t + F.linear(h, weight_hh, bias_hh))
+            steps.append(h)
+        return torch.stack(steps), h
     parameters = [weight_ih, weight_hh, bias_ih, bias_hh]
     if x.is_cuda:
         parameters = _in_one_buffer(parameters)
     # cuDNN keeps what a backward pass needs only in training mode: here that is whether gradients are recorded, so that
     # an evaluated layer can be differentiated too.
-    membrane, last = torch.rnn_relu(
+    membrane, final_membrane = torch.rnn_relu(
         x,
-        initial.to(x.dtype).unsqueeze(0).contiguous(),
+        initial_membrane.to(x.dtype).unsqueeze(0).contiguous(),
         parameters,
         has_biases=True,
         num_layers=1,
@@ -140,7 +139,7 @@ def _run(
         bidirectional=False,
         batch_first=False,
     )
-    return membrane, last.squeeze(0)
+    return membrane, final_membrane.squeeze(0)
 
 
 def _in_one_buffer(parameters: list[Tensor]) -> list[Tensor]:
@@ -156,4 +155,4 @@ def _in_one_buffer(parameters: list[Tensor]) -> list[Tensor]:
 
 def _row(value: Tensor | float) -> Tensor | float:
     """A scalar tensor as `[1]`: one of no dimensions would be rounded to the dtype of a 16-bit membrane beside it."""
-    return value.reshape(-1) if isinstance(value, Tensor) else value
+    return value.reshape(-1) if isinstance(value, Tensor) else float(value)

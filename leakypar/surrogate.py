@@ -1,14 +1,14 @@
 """Surrogate gradients: what training puts in place of the derivative of a spike.
 
-A neuron spikes where ``v = membrane - threshold`` is above zero, strictly. The forward pass is that step, the backward
-pass multiplies by another function of ``v``. The names, arguments and defaults are those of ``snntorch.surrogate``,
+A neuron spikes where `v = membrane - threshold` is above zero, strictly. The forward pass is that step, the backward
+pass multiplies by another function of `v`. The names, arguments and defaults are those of `snntorch.surrogate`,
 and so are the derivatives (of its code, version 1.0.0, where its documentation differs), rearranged so that no finite
-``v`` gives NaN or infinity::
+`v` gives NaN or infinity::
 
     layer = leakypar.LeakyParallel(128, 10, spike_grad=leakypar.surrogate.fast_sigmoid(slope=40))
 
 Each is an immutable value: equal when its parameters are, hashable, picklable, and callable on a tensor of any floating
-dtype. The ones with a ``kind`` are known to the kernels too, by that number: see ``csrc/math/surrogate.h``.
+dtype. The ones with a `kind` are known to the kernels too, by that number: see `csrc/math/surrogate.h`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 SpikeGrad: TypeAlias = Callable[[Tensor], Tensor]
-"""Anything that turns ``v = membrane - threshold`` into spikes."""
+"""Anything that turns `v = membrane - threshold` into spikes."""
 
 # The kernels compute a float32 layer's derivative in float32, so a parameter must be finite there.
 _LARGEST_PARAMETER = torch.finfo(torch.float32).max
@@ -60,7 +60,9 @@ def _number(surrogate: str, name: str, value: object) -> float:
 
 
 class _Spike(torch.autograd.Function):
-    """``1[v > 0]``, with the gradient of a surrogate. Its backward is made of differentiable operations."""
+    """`1[v > 0]`, with the gradient of a surrogate. Its backward is made of differentiable operations."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(v: Tensor, surrogate: SurrogateGradient) -> Tensor:
@@ -79,7 +81,7 @@ class _Spike(torch.autograd.Function):
 
 
 class SurrogateGradient:
-    """Base class of every surrogate gradient. A subclass supplies :meth:`derivative`.
+    """Base class of every surrogate gradient. A subclass supplies `derivative`.
 
     Attributes:
         kind: The number by which the kernels know this surrogate, or None if it only runs in PyTorch.
@@ -100,25 +102,25 @@ class SurrogateGradient:
         object.__setattr__(self, "parameters", (*values, 0.0, 0.0)[:2])
 
     def derivative(self, v: Tensor) -> Tensor:
-        """The surrogate derivative at every element of ``v`` (float32 or float64), in its shape and dtype."""
+        """The surrogate derivative at every element of `v` (float32 or float64), in its shape and dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define derivative(v)")
 
     def gradient(self, v: Tensor, grad: Tensor) -> Tensor:
-        """``grad * derivative(v)`` in the dtype of ``v``, computed in float32 where that is a 16-bit one."""
+        """`grad * derivative(v)` in the dtype of `v`, computed in float32 where that is a 16-bit one."""
         dtype = torch.promote_types(v.dtype, torch.float32)
         return (grad.to(dtype) * self.derivative(v.to(dtype))).to(v.dtype)
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Spikes where ``v`` is above zero.
+        """Spikes where `v` is above zero.
 
         Args:
             v: membrane - threshold, of any shape and any floating dtype.
 
         Returns:
-            Zeros and ones of the shape and dtype of ``v``.
+            Zeros and ones of the shape and dtype of `v`.
 
         Raises:
-            TypeError: If ``v`` is not a floating-point tensor.
+            TypeError: If `v` is not a floating-point tensor.
         """
         if not isinstance(v, Tensor):
             raise TypeError(f"v must be a floating-point tensor, got {type(v).__name__}")
@@ -152,7 +154,7 @@ class atan(SurrogateGradient):
     Networks. snntorch documents a further factor :math:`1 / \pi`, which its code does not have.
 
     Args:
-        alpha: Width of the inverse, and twice the height at ``v = 0``.
+        alpha: Width of the inverse, and twice the height at `v = 0`.
     """
 
     alpha: float = 2.0
@@ -220,7 +222,7 @@ class straight_through_estimator(SurrogateGradient):
 
 @dataclass(frozen=True)
 class triangular(SurrogateGradient):
-    """The slope of a triangle with its peak at ``v = 0``: ``threshold`` below it, ``-threshold`` at and above it.
+    """The slope of a triangle with its peak at `v = 0`: `threshold` below it, `-threshold` at and above it.
 
     Args:
         threshold: The slope. It is independent of the layer's threshold.
@@ -236,7 +238,7 @@ class triangular(SurrogateGradient):
 
 @dataclass(frozen=True)
 class heaviside(SurrogateGradient):
-    """The spike itself: one where ``v`` is above zero, and zero elsewhere."""
+    """The spike itself: one where `v` is above zero, and zero elsewhere."""
 
     kind: ClassVar[int] = 6
 
@@ -247,7 +249,7 @@ class heaviside(SurrogateGradient):
 
 @dataclass(frozen=True)
 class spike_rate_escape(SurrogateGradient):
-    r"""An escape rate, where :math:`k` is the slope. Its peak is at ``v = 1``, as in snntorch.
+    r"""An escape rate, where :math:`k` is the slope. Its peak is at `v = 1`, as in snntorch.
 
     .. math:: k \exp(-\beta |v - 1|)
 
@@ -270,9 +272,9 @@ class spike_rate_escape(SurrogateGradient):
 
 @dataclass(frozen=True)
 class LSO(SurrogateGradient):
-    """The leaky spike operator: one where ``v`` is above zero, ``slope`` elsewhere.
+    """The leaky spike operator: one where `v` is above zero, `slope` elsewhere.
 
-    This is what snntorch's ``LeakySpikeOperator`` computes. Its own ``LSO`` calls another class and raises.
+    This is what snntorch's `LeakySpikeOperator` computes. Its own `LSO` calls another class and raises.
 
     Args:
         slope: The derivative below the threshold.
@@ -288,13 +290,13 @@ class LSO(SurrogateGradient):
 
 @dataclass(frozen=True)
 class SFS(SurrogateGradient):
-    """The sparse fast sigmoid: that of :class:`fast_sigmoid` where ``v`` is above ``B``, zero elsewhere.
+    """The sparse fast sigmoid: that of `fast_sigmoid` where `v` is above `B`, zero elsewhere.
 
     Source: Perez-Nieves and Goodman (2021), Sparse Spiking Gradient Descent.
 
     Args:
-        slope: As in :class:`fast_sigmoid`. Not negative.
-        B: The largest ``v`` without a gradient.
+        slope: As in `fast_sigmoid`. Not negative.
+        B: The largest `v` without a gradient.
     """
 
     slope: float = 25.0
@@ -309,9 +311,9 @@ class SFS(SurrogateGradient):
 
 @dataclass(frozen=True)
 class SSO(SurrogateGradient):
-    """The stochastic spike operator: one where ``v`` is above zero, uniform noise elsewhere.
+    """The stochastic spike operator: one where `v` is above zero, uniform noise elsewhere.
 
-    The noise is ``(U - 0.5 + mean) * variance``, where ``U`` is uniform on [0, 1). PyTorch draws it in the backward
+    The noise is `(U - 0.5 + mean) * variance`, where `U` is uniform on [0, 1). PyTorch draws it in the backward
     pass, so the kernels do not have it.
 
     Args:
@@ -333,11 +335,11 @@ class custom_surrogate(SurrogateGradient):
     """A surrogate gradient of your own. It runs in PyTorch, on every backend.
 
     Args:
-        custom_surrogate_function: Called in the backward pass as ``function(input_, grad_input, spikes)``: ``v``, the
-            gradient of the spikes, and the spikes, all of one shape and dtype. It returns the gradient of ``v``.
+        custom_surrogate_function: Called in the backward pass as `function(input_, grad_input, spikes)`: `v`, the
+            gradient of the spikes, and the spikes, all of one shape and dtype. It returns the gradient of `v`.
 
     Raises:
-        TypeError: If the function is not callable; in the backward pass, if it does not return a tensor.
+        TypeError: the function is not callable; in the backward pass, if it does not return a tensor.
         ValueError: In the backward pass, if it returns a tensor of another shape.
     """
 
@@ -381,21 +383,21 @@ _SNNTORCH_CLOSURES: dict[str, type[SurrogateGradient]] = {
 
 
 def resolve(spike_grad: SpikeGrad | None) -> SpikeGrad:
-    """The callable that a ``spike_grad`` argument stands for, as one the kernels know where there is one.
+    """The callable that a `spike_grad` argument stands for, as one the kernels know where there is one.
 
-    A closure made by ``snntorch.surrogate`` becomes the equal object of this module, so that a model whose layers were
-    replaced, and whose surrogates were not, still runs in the kernels. Where there is no equal (``LSO``, which raises
+    A closure made by `snntorch.surrogate` becomes the equal object of this module, so that a model whose layers were
+    replaced, and whose surrogates were not, still runs in the kernels. Where there is no equal (`LSO`, which raises
     there; parameters that are tensors, or that this module refuses), the closure runs as it is.
 
     Args:
-        spike_grad: None for ``atan()``, an object of this module, or any callable from ``v = membrane - threshold`` to
+        spike_grad: None for `atan()`, an object of this module, or any callable from `v = membrane - threshold` to
             spikes.
 
     Returns:
-        A :class:`SurrogateGradient`, or ``spike_grad`` itself.
+        A `SurrogateGradient`, or `spike_grad` itself.
 
     Raises:
-        TypeError: If ``spike_grad`` is neither None nor callable.
+        TypeError: `spike_grad` is neither None nor callable.
     """
     if spike_grad is None:
         return _DEFAULT

@@ -1,14 +1,15 @@
-"""Argument checks that the module and the functional forms share.
+"""Argument checks: `check_call` for a call, which every form of the layer shares, and the rest for its settings.
 
-Each function checks one thing and raises a TypeError or ValueError that names the argument, what came and what was
-expected. Only `per_neuron`, which runs at construction, reads the elements of a tensor: the others never wait for a
-device. Sizes are `T` time steps, `N` batch, `C` input features and `H` neurons.
+Each raises a TypeError or ValueError that names the argument, what came and what was expected. Only `per_neuron`, which
+runs at construction, reads the elements of a tensor: the others never wait for a device. Sizes are `T` time steps, `N`
+batch, `C` input features and `H` neurons.
 """
 
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,17 +21,120 @@ COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPE_NAMES = ", ".join(str(dtype) for dtype in COMPUTE_DTYPES)
 
 
-def check_tensor(name: str, value: object, expected: str) -> Tensor:
-    """`value` as a dense tensor of float16, bfloat16, float32 or float64.
+def check_call(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    threshold: Tensor | float,
+    gain: Tensor | float,
+    initial_membrane: Tensor | None,
+    *,
+    dense: bool = False,
+) -> torch.dtype:
+    """Every tensor of a call: what it is, its shape, its dtype and its device.
 
     Args:
-        name: The argument's name.
-        value: What came.
-        expected: Its shape in words, as in `"[T, N, C] or [T, C]"`.
+        x: `[T, N, C]`, or `[T, C]` for one sequence.
+        weight: `[H, C]`.
+        decay: `[H]`; where `dense` is True, also `[H, H]`.
+        bias_ih: `[H]`, or None.
+        bias_hh: `[H]`, or None.
+        threshold: a number, or `[]`, `[1]` or `[H]`.
+        gain: a number, or `[]`, `[1]` or `[H]`.
+        initial_membrane: `[N, H]` (`[H]` for one sequence) in the compute dtype or the state dtype, or None.
+        dense: whether a whole recurrent matrix can be run.
+
+    Returns:
+        The compute dtype, that of the products, the membrane trace and the spikes: that of `x` and `weight`, or
+        autocast's where autocast is on for their device. As everywhere under autocast, float64 is left alone.
 
     Raises:
-        TypeError: If it is something else, a PackedSequence included.
+        TypeError: an argument is not a dense floating-point tensor, nor what else is named above.
+        ValueError: a shape, dtype or device does not fit, or a number is NaN.
     """
+    # torch.compile traces the checks below once; at a call, they would take longer than a small layer.
+    if not torch.compiler.is_compiling() and _fits(
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane
+    ):
+        return weight.dtype
+    x = _tensor("x", x, "[T, N, C] or [T, C]")
+    weight = _tensor("weight", weight, "[H, C]")
+    if weight.dim() != 2:
+        raise ValueError(f"weight must have shape [H, C], got {list(weight.shape)}")
+    if x.dim() not in (2, 3):
+        raise ValueError(f"x must have shape [T, N, C], or [T, C] without a batch, got {list(x.shape)}")
+    H, C = weight.shape
+    if x.shape[-1] != C:
+        raise ValueError(
+            f"x must have {C} input features in its last dimension, got {x.shape[-1]} in shape {list(x.shape)}"
+        )
+    _same_device("weight", weight, x)
+    dtype = _compute_dtype(x, weight)
+    _check_decay(decay, H, x, dense)
+    for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
+        if bias is not None:
+            _check_vector(name, bias, H, x)
+    _check_per_neuron("threshold", threshold, H, x)
+    _check_per_neuron("gain", gain, H, x)
+    if initial_membrane is not None:
+        _check_initial_membrane(initial_membrane, x, H, dtype)
+    return dtype
+
+
+def _fits(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    threshold: Tensor | float,
+    gain: Tensor | float,
+    initial_membrane: Tensor | None,
+) -> bool:
+    """Whether a call is sure to be right: one compute dtype, a decay per neuron, no autocast and no initial membrane.
+
+    False says nothing: the checks by name decide. This looks at each tensor once, because it runs at every call.
+    """
+    if initial_membrane is not None or not all(isinstance(each, Tensor) for each in (x, weight, decay)):
+        return False
+    dtype, device = weight.dtype, weight.device
+    if dtype not in COMPUTE_DTYPES or x.dtype != dtype or x.device != device or autocast_enabled(device.type):
+        return False
+    strided = torch.strided
+    if x.layout != strided or weight.layout != strided or x.is_nested or weight.dim() != 2:
+        return False
+    H, C = weight.shape
+    if x.dim() not in (2, 3) or x.shape[-1] != C:
+        return False
+    per_neuron = (H,)
+    for vector in (decay, bias_ih, bias_hh):
+        if vector is not None and not (
+            isinstance(vector, Tensor)
+            and vector.shape == per_neuron
+            and vector.dtype in COMPUTE_DTYPES
+            and vector.device == device
+            and vector.layout == strided
+        ):
+            return False
+    for value in (threshold, gain):
+        if isinstance(value, Tensor):
+            if (
+                value.dim() > 1
+                or value.numel() not in (1, H)
+                or value.dtype not in COMPUTE_DTYPES
+                or value.device != device
+                or value.layout != strided
+            ):
+                return False
+        elif type(value) is not float or value != value:
+            return False
+    return True
+
+
+def _tensor(name: str, value: object, expected: str) -> Tensor:
+    """`value` as a dense tensor of float16, bfloat16, float32 or float64; `expected` is its shape in words."""
     if not isinstance(value, Tensor):
         if isinstance(value, PackedSequence):
             raise TypeError(
@@ -38,6 +142,11 @@ def check_tensor(name: str, value: object, expected: str) -> Tensor:
                 "torch.nn.utils.rnn.pad_packed_sequence and ignore the steps beyond each sequence's length"
             )
         raise TypeError(f"{name} must be a tensor {expected}, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor {expected}, got a nested tensor of layout {value.layout}: pad it with "
+            "torch.nested.to_padded_tensor and ignore the steps beyond each sequence's length"
+        )
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor {expected}, got layout {value.layout}")
     if value.dtype not in COMPUTE_DTYPES:
@@ -45,46 +154,12 @@ def check_tensor(name: str, value: object, expected: str) -> Tensor:
     return value
 
 
-def check_input(x: object, weight: object) -> None:
-    """The input sequence against the input weights: types, ranks, features and device.
-
-    Args:
-        x: `[T, N, C]` or `[T, C]`.
-        weight: `[H, C]`.
-
-    Raises:
-        TypeError: If either is not a dense floating-point tensor.
-        ValueError: If a shape does not fit, or the devices differ.
-    """
-    x = check_tensor("x", x, "[T, N, C] or [T, C]")
-    weight = check_tensor("weight", weight, "[H, C]")
-    if weight.dim() != 2:
-        raise ValueError(f"weight must have shape [H, C], got {list(weight.shape)}")
-    if x.dim() not in (2, 3):
-        raise ValueError(f"x must have shape [T, N, C], or [T, C] without a batch, got {list(x.shape)}")
-    if x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"x must have {weight.shape[1]} input features in its last dimension, got {x.shape[-1]} "
-            f"in shape {list(x.shape)}"
-        )
-    check_device("weight", weight, x)
-
-
-def check_device(name: str, value: Tensor, x: Tensor) -> None:
-    """Raise ValueError unless `value` lies on the device of the input `x`."""
+def _same_device(name: str, value: Tensor, x: Tensor) -> None:
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
 
 
-def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """The dtype of the products, the membrane trace and the spikes.
-
-    It is that of `x` and `weight`, or autocast's where autocast is on for their device. As everywhere under
-    autocast, float64 is left alone.
-
-    Raises:
-        ValueError: If the two differ and autocast does not settle it.
-    """
+def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     if autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, weight.dtype):
         return torch.get_autocast_dtype(x.device.type)
     if x.dtype != weight.dtype:
@@ -95,8 +170,69 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def _check_decay(decay: object, hidden_size: int, x: Tensor, dense: bool) -> None:
+    if not dense:
+        _check_vector("decay", decay, hidden_size, x)
+        return
+    decay = _tensor("decay", decay, "[H] or [H, H]")
+    if list(decay.shape) not in ([hidden_size], [hidden_size] * 2):
+        raise ValueError(f"decay must have shape [H] or [H, H] for H = {hidden_size}, got {list(decay.shape)}")
+    _same_device("decay", decay, x)
+
+
+def _check_vector(name: str, value: object, hidden_size: int, x: Tensor) -> None:
+    value = _tensor(name, value, "[H]")
+    if value.shape != (hidden_size,):
+        raise ValueError(f"{name} must have shape [H] = [{hidden_size}], got {list(value.shape)}")
+    _same_device(name, value, x)
+
+
+def _check_per_neuron(name: str, value: object, hidden_size: int, x: Tensor) -> None:
+    if is_real(value):
+        if math.isnan(value):
+            raise ValueError(f"{name} must be a number, got NaN")
+        return
+    value = _tensor(name, value, "[], [1] or [H], or a number")
+    if value.dim() > 1 or value.numel() not in (1, hidden_size):
+        raise ValueError(
+            f"{name} must be one value or one per neuron: shape [], [1] or [H] = [{hidden_size}], "
+            f"got {list(value.shape)}"
+        )
+    _same_device(name, value, x)
+
+
+def _check_initial_membrane(initial_membrane: object, x: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
+    shape = [*x.shape[1:-1], hidden_size]
+    kind = "[N, H]" if x.dim() == 3 else "[H]"
+    value = _tensor("initial_membrane", initial_membrane, kind)
+    if list(value.shape) != shape:
+        raise ValueError(
+            f"initial_membrane must have shape {kind} = {shape} for x of shape {list(x.shape)}, got {list(value.shape)}"
+        )
+    if value.dtype not in (dtype, state_dtype(dtype)):
+        allowed = " or ".join(dict.fromkeys(str(each) for each in (dtype, state_dtype(dtype))))
+        raise ValueError(f"initial_membrane must have dtype {allowed}, got {value.dtype}")
+    _same_device("initial_membrane", value, x)
+
+
+def check_mask(name: str, value: object, shape: list[int], x: Tensor) -> None:
+    """One factor for each element of the membrane: a tensor of `shape` on the device of `x`.
+
+    Raises:
+        TypeError: it is not a dense floating-point tensor.
+        ValueError: its shape or device does not fit.
+    """
+    expected = "[T, N, H]" if len(shape) == 3 else "[T, H]"
+    mask = _tensor(name, value, expected)
+    if list(mask.shape) != shape:
+        raise ValueError(f"{name} must have shape {expected} = {shape}, got {list(mask.shape)}")
+    _same_device(name, mask, x)
+
+
 def autocast_enabled(device_type: str) -> bool:
     """Whether autocast is on for a device type; False for those that have none, such as `"meta"`."""
+    if device_type == "cpu" or device_type == "cuda":
+        return torch.is_autocast_enabled(device_type)
     return _has_autocast(device_type) and torch.is_autocast_enabled(device_type)
 
 
@@ -107,90 +243,28 @@ def _has_autocast(device_type: str) -> bool:
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which membranes are carried and gradients summed: float64 for float64, float32 for the others."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_initial_membrane(initial: object, x: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
-    """The membrane before the first step, or None for zeros.
-
-    Args:
-        initial: `[N, H]`, or `[H]` where `x` is `[T, C]`, in the compute dtype or the state dtype.
-        x: The input, already checked.
-        hidden_size: `H`.
-        dtype: The compute dtype.
-
-    Raises:
-        TypeError: If it is not a dense floating-point tensor.
-        ValueError: If its shape, dtype or device does not fit.
-    """
-    if initial is None:
-        return
-    shape = [*x.shape[1:-1], hidden_size]
-    kind = "[N, H]" if x.dim() == 3 else "[H]"
-    initial = check_tensor("initial_membrane", initial, kind)
-    if list(initial.shape) != shape:
-        raise ValueError(
-            f"initial_membrane must have shape {kind} = {shape} for x of shape {list(x.shape)}, "
-            f"got {list(initial.shape)}"
-        )
-    if initial.dtype not in (dtype, state_dtype(dtype)):
-        allowed = " or ".join(dict.fromkeys(str(each) for each in (dtype, state_dtype(dtype))))
-        raise ValueError(f"initial_membrane must have dtype {allowed}, got {initial.dtype}")
-    check_device("initial_membrane", initial, x)
+def is_real(value: object) -> TypeGuard[Real]:
+    """Whether `value` is a real number, Python's or NumPy's; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_vector(name: str, value: object, hidden_size: int, x: Tensor) -> None:
-    """One number per neuron, `[H]`: a bias or the decay.
-
-    Raises:
-        TypeError: If it is not a dense floating-point tensor.
-        ValueError: If its shape or device does not fit.
-    """
-    value = check_tensor(name, value, "[H]")
-    if value.shape != (hidden_size,):
-        raise ValueError(f"{name} must have shape [H] = [{hidden_size}], got {list(value.shape)}")
-    check_device(name, value, x)
-
-
-def check_decay(decay: object, hidden_size: int, x: Tensor) -> None:
-    """The recurrent weights: `[H]`, a decay per neuron, or dense, `[H, H]`.
-
-    Raises:
-        TypeError: If it is not a dense floating-point tensor.
-        ValueError: If its shape or device does not fit.
-    """
-    decay = check_tensor("decay", decay, "[H] or [H, H]")
-    if list(decay.shape) not in ([hidden_size], [hidden_size] * 2):
-        raise ValueError(f"decay must have shape [H] or [H, H] for H = {hidden_size}, got {list(decay.shape)}")
-    check_device("decay", decay, x)
-
-
-def check_per_neuron(name: str, value: object, hidden_size: int, x: Tensor) -> None:
-    """A threshold or gain: a number, or a tensor of shape `[]`, `[1]` or `[H]`.
-
-    Raises:
-        TypeError: If it is neither a real number nor a dense floating-point tensor.
-        ValueError: If it is NaN, or a tensor whose shape or device does not fit.
-    """
-    if not isinstance(value, bool) and isinstance(value, Real):
-        if math.isnan(value):
-            raise ValueError(f"{name} must be a number, got NaN")
-        return
-    value = check_tensor(name, value, "[], [1] or [H], or a number")
-    if value.dim() > 1 or value.numel() not in (1, hidden_size):
-        raise ValueError(
-            f"{name} must be one value or one per neuron: shape [], [1] or [H] = [{hidden_size}], "
-            f"got {list(value.shape)}"
-        )
-    check_device(name, value, x)
+def is_bool(value: object) -> bool:
+    """Whether `value` is a bool, Python's or NumPy's, which this package does not import."""
+    return isinstance(value, bool) or f"{type(value).__module__}.{type(value).__name__}" in (
+        "numpy.bool",
+        "numpy.bool_",
+    )
 
 
 def per_neuron(name: str, value: object, hidden_size: int) -> Tensor:
     """The values of a constructor argument that is one number for the layer or one for each neuron.
 
     Args:
-        name: The argument's name.
-        value: A real number, or a tensor, list, tuple or array of one or `H` of them.
+        name: the argument's name.
+        value: a real number, or a tensor, list, tuple or array of one or `H` of them.
         hidden_size: `H`.
 
     Returns:
@@ -198,8 +272,8 @@ def per_neuron(name: str, value: object, hidden_size: int) -> Tensor:
         device they came, everything else as float64 on the CPU.
 
     Raises:
-        TypeError: If it is not made of real numbers.
-        ValueError: If the number of values is wrong, or one is NaN.
+        TypeError: it is not made of real numbers.
+        ValueError: the number of values is wrong, or one is NaN.
     """
     values = value.detach() if isinstance(value, Tensor) else _from_numbers(name, value)
     if values.dtype == torch.bool or values.is_complex():
@@ -231,8 +305,8 @@ def check_spikes(spikes: object, v: Tensor) -> Tensor:
     """What a user's `spike_grad` returned for `v = membrane - threshold`: a floating-point tensor of its shape.
 
     Raises:
-        TypeError: If it is not a floating-point tensor.
-        ValueError: If it has another shape.
+        TypeError: it is not a floating-point tensor.
+        ValueError: it has another shape.
     """
     if not isinstance(spikes, Tensor) or not spikes.is_floating_point():
         came = f"a tensor of {spikes.dtype}" if isinstance(spikes, Tensor) else type(spikes).__name__
@@ -248,31 +322,33 @@ def check_size(name: str, value: object) -> int:
     """A size as a positive int.
 
     Raises:
-        TypeError: If it is not an int.
-        ValueError: If it is below 1.
+        TypeError: it is not an integer, Python's or NumPy's.
+        ValueError: it is below 1.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if is_bool(value) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+    return int(value)
 
 
 def check_flag(name: str, value: object) -> bool:
     """`value` as a bool; TypeError if it is anything else."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-    return value
+    if value is True or value is False:
+        return value
+    if is_bool(value):
+        return bool(value)
+    raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
 def check_probability(name: str, value: object) -> float:
     """A probability as a float.
 
     Raises:
-        TypeError: If it is not a real number.
-        ValueError: If it is outside [0, 1], or NaN.
+        TypeError: it is not a real number.
+        ValueError: it is outside [0, 1], or NaN.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_real(value):
         raise TypeError(f"{name} must be a number in [0, 1], got {type(value).__name__}")
     probability = float(value)
     if not 0 <= probability <= 1:
@@ -290,8 +366,8 @@ def check_backend(name: str, value: object) -> str:
     """The name of a backend.
 
     Raises:
-        TypeError: If it is not a string.
-        ValueError: If there is no such backend.
+        TypeError: it is not a string.
+        ValueError: there is no such backend.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {_quoted(BACKENDS)}, got {type(value).__name__}")
