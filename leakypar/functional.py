@@ -444,7 +444,8 @@ def leaky_parallel(
         dropout: probability that a membrane value is zeroed before the threshold, in [0, 1]; survivors are scaled by
             1 / (1 - p). The recurrence does not see it. Each call draws one number from PyTorch's generator for the
             device of `x`, and the kernels derive from it, in both directions, what drops out: no mask is kept.
-        return_membrane: also return the membrane of every step, before dropout.
+        return_membrane: also return the membrane of every step, before dropout. The spikes' gradient then flows through
+            it, so that hooks and `retain_grad` see it; that costs the backward one more pass, in PyTorch.
         return_state: also return the membrane after the last step, to continue from.
         recompute: keep for the backward only what the membrane is rebuilt from, a checkpoint every
             `leakypar.launch_plan.checkpoint_interval` steps: a sixteenth of the membrane's memory at most, for one more

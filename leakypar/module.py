@@ -219,7 +219,8 @@ class LeakyParallel(nn.Module):
                 and the other way round, and then autocast changes nothing.
             initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or
                 the state dtype (float64 for float64, else float32), or None for zeros.
-            return_membrane: also return the membrane at every step, before dropout.
+            return_membrane: also return the membrane at every step, before dropout. The spikes' gradient then flows
+                through it: hooks and `retain_grad` see it, on every backend.
             return_state: also return the membrane after the last step.
 
         Returns:

@@ -3,6 +3,7 @@
 `torch.rnn_relu` is what `nn.RNN` itself calls: cuDNN on CUDA, ATen elsewhere. It is called here without the module
 around it, because the recurrent matrix is made anew from its diagonal at every call, and `nn.RNN` takes its weights
 from parameters that it rearranges in place. So whatever lies off the diagonal is never read and gets no gradient.
+Under a transform of torch.func, for which ATen's RNN has no rule, the same recurrence runs one step at a time.
 """
 
 from __future__ import annotations

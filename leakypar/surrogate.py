@@ -131,7 +131,10 @@ class SurrogateGradient:
 
 @dataclass(frozen=True)
 class disabled(SurrogateGradient):
-    """No gradient: the spikes are constants to autograd."""
+    """No gradient: the spikes are constants to autograd.
+
+    Source: `surrogate_disable` of snntorch's neurons.
+    """
 
     kind: ClassVar[int] = 0
 
@@ -211,7 +214,10 @@ class sigmoid(SurrogateGradient):
 
 @dataclass(frozen=True)
 class straight_through_estimator(SurrogateGradient):
-    """One everywhere: the gradient passes as if there were no threshold."""
+    """One everywhere: the gradient passes as if there were no threshold.
+
+    Source: Bengio, Léonard and Courville (2013), Estimating or Propagating Gradients Through Stochastic Neurons.
+    """
 
     kind: ClassVar[int] = 4
 
@@ -223,6 +229,8 @@ class straight_through_estimator(SurrogateGradient):
 @dataclass(frozen=True)
 class triangular(SurrogateGradient):
     """The slope of a triangle with its peak at `v = 0`: `threshold` below it, `-threshold` at and above it.
+
+    Source: `triangular` of `snntorch.surrogate`, its code.
 
     Args:
         threshold: The slope. It is independent of the layer's threshold.
@@ -238,7 +246,10 @@ class triangular(SurrogateGradient):
 
 @dataclass(frozen=True)
 class heaviside(SurrogateGradient):
-    """The spike itself: one where `v` is above zero, and zero elsewhere."""
+    """The spike itself: one where `v` is above zero, and zero elsewhere.
+
+    Source: `heaviside` of `snntorch.surrogate`, its code.
+    """
 
     kind: ClassVar[int] = 6
 
@@ -274,7 +285,7 @@ class spike_rate_escape(SurrogateGradient):
 class LSO(SurrogateGradient):
     """The leaky spike operator: one where `v` is above zero, `slope` elsewhere.
 
-    This is what snntorch's `LeakySpikeOperator` computes. Its own `LSO` calls another class and raises.
+    Source: `LeakySpikeOperator` of `snntorch.surrogate`, its code. Its own `LSO` calls another class and raises.
 
     Args:
         slope: The derivative below the threshold.
@@ -315,6 +326,8 @@ class SSO(SurrogateGradient):
 
     The noise is `(U - 0.5 + mean) * variance`, where `U` is uniform on [0, 1). PyTorch draws it in the backward
     pass, so the kernels do not have it.
+
+    Source: `StochasticSpikeOperator` of `snntorch.surrogate`, its code.
 
     Args:
         mean: Offset of the noise, before scaling.
