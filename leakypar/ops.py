@@ -280,6 +280,23 @@ def register_shapes(namespace: str) -> None:
 
     torch.library.register_fake(f"{namespace}::forward", forward_shapes)
     torch.library.register_fake(f"{namespace}::backward", backward_shapes)
+    fragment = torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name in ("forward", "backward"):
+        # The dispatcher asks this key only where a transform is active: other calls pay nothing for it.
+        fragment.impl(  # type: ignore[no-untyped-call]
+            name, _refuse_transform, "FuncTorchDynamicLayerFrontMode"
+        )
+    _fragments.append(fragment)
+
+
+_fragments: list[torch.library.Library] = []
+
+
+def _refuse_transform(*arguments: Any) -> Any:
+    raise RuntimeError(
+        "leakypar: an operator by itself has no rule for a transform of torch.func (grad, vmap, jvp, ...), which would "
+        "lose gradients without a word; call leakypar.leaky_parallel"
+    )
 
 
 if _BUILT_FOR:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 
 import leakypar
-from leakypar import LeakyParallel, surrogate
+from leakypar import LeakyParallel, ops, surrogate
 
 from .implementations import Implementation
 from .layers import each_backend, without_kernels
@@ -160,6 +160,19 @@ def test_a_second_derivative_is_an_error_under_transforms(fused_implementation: 
         grad(lambda x: grad(loss)(x).sum())(x)
     with pytest.raises(RuntimeError, match="jvp"):
         jvp(loss, (x,), (x,))
+
+
+def test_an_operator_by_itself_is_refused(fused_implementation: Implementation) -> None:
+    tensors = draw(9, 2, 3, 5).to(torch.float64, fused_implementation.device).tensors()
+    x, *others = (tensor.detach() for tensor in tensors.values())
+
+    def membrane(x: Tensor) -> Tensor:
+        return ops.forward(x, *others, outputs=ops.MEMBRANE)[1].sum()
+
+    assert membrane(x).isfinite()
+    for transformed, given in ((grad(membrane), x), (vmap(membrane), x[None])):
+        with pytest.raises(RuntimeError, match="no rule for a transform .*leakypar.leaky_parallel"):
+            transformed(given)
 
 
 # The graph of a call
