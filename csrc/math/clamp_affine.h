@@ -1,21 +1,49 @@
-// The algebra that makes a clipped recurrence a scan.
+// The algebra that makes a clipped recurrence a scan, for every decay w.
 //
-// One time step of the membrane, h' = relu(w h + u), is a clamp of an affine map,
+// One step of the membrane, h' = relu(w h + u), clamps an affine map; so do n steps, and so do pieces in a row. Let F be
+// the map of n steps. Its affine part is w^n h + b, which is of no use where w^n overflows: b then overflows too, and the
+// sign of their sum is lost. The decay is one number a neuron for all time, so each has the form that converges:
 //
-//   f(h) = clamp(a h + b, lo, hi)      with a = w, b = u, lo = 0, hi = +max.
+//   |w| <= 1     F(h) = clamp(w^n h + offset)         offset = sum_j u_j w^(n-j)         j = 1 ... n
+//   |w| >  1     F(h) = clamp(w^n (h + offset))       offset = sum_j u_j w^-j
 //
-// Such maps are closed under composition for every sign of a. First f1, then f2:
+// w^n is not stored: it is the same for every piece of n steps. First n1 steps, then n2:
 //
-//   a  = a2 a1                         p = a2 lo1 + b2,  q = a2 hi1 + b2
-//   b  = a2 b1 + b2                    lo = clamp(min(p, q), lo2, hi2)
-//                                      hi = clamp(max(p, q), lo2, hi2)
+//   |w| <= 1     offset = w^n2 offset1 + offset2      |w| >  1     offset = offset1 + w^-n1 offset2
 //
-// Composition is associative with identity (1, 0, -max, +max). Infinity is the largest finite number and every result
-// saturates there: w = 0 is legal, and 0 * infinity would be NaN. A NaN input does stay NaN: each clamp is written as
-// two comparisons, which a NaN fails, so it passes through as it passes through torch's relu.
+// F is monotone, so what it clamps to are its limits, and composing them is applying F2:
+//
+//   below = F(-inf) = F2(below1)       above = F(+inf) = F2(above1)       clamp(v) lies between the two, in either order
+//
+// The limits are walked step by step as the membrane is, so that they are exactly what the membrane is where relu has
+// stopped it once.
+//
+// Error. Let e be the unit roundoff (2^-24 in float32). However n steps are cut and associated, the result is the exact
+// one of a carry and inputs that are each off by a relative (4 n + 16) e, and by one subnormal: the steps one by one
+// give that of inputs off by some 2 e a step. So it differs from theirs by what they lose themselves, but for a factor:
+//
+//   |w| <  1     (4 n + 16) e (|w^n h| + sum_j |w|^(n-j) |u_j|) at most, and never more than relu lets through
+//   |w| >  1     where h + offset cancels, the membrane sits on an unstable fixed point: an error of the first step has
+//                grown by w^n in either computation, and they may part. Everywhere else relu or infinity decides, as it
+//                does step by step. Above 2^126 the reciprocal is subnormal, and inputs are off by up to 2^-22.
+//
+// This holds wherever no step's membrane, from this carry, and no partial sum passes the largest number. A membrane that
+// becomes infinite stays so, with one exception: where it does so and a number as large and negative follows within the
+// same piece, the map has forgotten that it did.
+//
+// Infinity and NaN. Inputs, carries and decays may be either, and F then gives what the steps give:
+//
+//   an input of either makes F constant for finite carries. Then the limits are equal, or one is NaN (infinity minus
+//   infinity, which no finite carry meets), and the offset, of whatever value, counts for nothing; or both are NaN
+//   an infinite carry gives a limit, a carry of NaN gives NaN
+//   w = 0: no finite carry matters, an infinite one gives NaN; `below` is walked from 0
+//   w infinite: positive carries give `above`, others `below`, which is walked from 0
 #pragma once
 
 #include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "scalar.h"
 
@@ -33,90 +61,146 @@ struct Limits<double> {
 };
 
 template <typename Real>
-LEAKYPAR_HOST_DEVICE Real clamp(Real value, Real lo, Real hi) {
-  return value < lo ? lo : (value > hi ? hi : value);
+LEAKYPAR_HOST_DEVICE bool is_finite(Real value) {
+  return std::fabs(value) <= Limits<Real>::max;
 }
 
-template <typename Real>
-LEAKYPAR_HOST_DEVICE Real saturate(Real value) {
-  return clamp(value, -Limits<Real>::max, Limits<Real>::max);
-}
-
-template <typename Real>
-struct ClampAffine {
-  Real a, b, lo, hi;
-
-  static LEAKYPAR_HOST_DEVICE ClampAffine identity() {
-    return {Real(1), Real(0), -Limits<Real>::max, Limits<Real>::max};
-  }
-
-  // The step h' = relu(decay h + u).
-  static LEAKYPAR_HOST_DEVICE ClampAffine step(Real decay, Real u) { return {decay, u, Real(0), Limits<Real>::max}; }
-
-  LEAKYPAR_HOST_DEVICE Real operator()(Real h) const { return clamp(a * h + b, lo, hi); }
-};
-
-template <typename Real>
-LEAKYPAR_HOST_DEVICE ClampAffine<Real> compose(const ClampAffine<Real>& first, const ClampAffine<Real>& then) {
-  const Real p = saturate(then.a * first.lo + then.b);
-  const Real q = saturate(then.a * first.hi + then.b);
-  const bool ordered = !(q < p);
-  return {
-      saturate(then.a * first.a),
-      saturate(then.a * first.b + then.b),
-      clamp(ordered ? p : q, then.lo, then.hi),
-      clamp(ordered ? q : p, then.lo, then.hi),
-  };
-}
-
-// One step of the membrane, computed directly: the same function as ClampAffine::step(decay, u)(h), without its upper
-// clamp, which no finite membrane reaches.
+// One step of the membrane. Not max(), which would hide NaN.
 template <typename Real>
 LEAKYPAR_HOST_DEVICE Real membrane_step(Real decay, Real h, Real u) {
   const Real value = decay * h + u;
   return value <= Real(0) ? Real(0) : value;
 }
 
-// A run of steps of one decay, step by step: cheaper than composing their maps, with the same meaning. A step is monotone,
-// so the image of [lo, hi] lies between the images of its ends, and which of the two is the lower one turns with the sign
-// of the decay: the ends are carried along, and ordered when the run is over. Nor is saturating each step needed: what
-// overflows stays infinite, of whichever sign, since its decay is not zero; it is saturated when the run is over.
 template <typename Real>
-struct Run {
-  Real b, p, q;
+LEAKYPAR_HOST_DEVICE bool grows(Real decay) {
+  return std::fabs(decay) > Real(1);
+}
 
-  static LEAKYPAR_HOST_DEVICE Run first(Real u) { return {u, Real(0), Limits<Real>::max}; }
+// w^n as third^2 rest. Numbers reach from the least subnormal to the largest, twice the range of an exponent, and a power
+// may carry one end to the other: that takes three factors. They stop short of 0 and infinity, so that times() of zero is
+// zero and of infinity is infinity, unless the decay is 0 or infinite itself. (Four steps have no even thirds: there, of
+// decays above 2^64 alone, subnormal values grow too little.)
+template <typename Real>
+struct Power {
+  Real third, rest;
+  bool grows;
+
+  static LEAKYPAR_HOST_DEVICE Power of(Real decay, std::int64_t n) {
+    if (decay == Real(0) || !is_finite(decay)) {
+      return {Real(1), n % 2 != 0 ? decay : decay * decay, leakypar::grows(decay)};
+    }
+    const std::int64_t part = (n + 1) / 3;
+    return {bounded_power(decay, part), bounded_power(decay, n - 2 * part), leakypar::grows(decay)};
+  }
+
+  LEAKYPAR_HOST_DEVICE Real times(Real value) const { return value * rest * third * third; }
+
+ private:
+  static LEAKYPAR_HOST_DEVICE Real bounded(Real value) {
+    constexpr Real least = std::numeric_limits<Real>::denorm_min();
+    const Real magnitude = std::fmin(std::fmax(std::fabs(value), least), Limits<Real>::max);
+    return std::copysign(magnitude, value);
+  }
+
+  static LEAKYPAR_HOST_DEVICE Real bounded_power(Real base, std::int64_t n) {
+    Real result = Real(1);
+    for (; n > 0; n /= 2) {
+      if (n % 2 != 0) result = bounded(result * base);
+      base = bounded(base * base);
+    }
+    return result;
+  }
+};
+
+// The map of some steps of one decay.
+template <typename Real>
+struct ClampAffine {
+  Real offset, below, above;
+
+  // One step. A run of more goes on with then() for every further step, and, where the decay grows, takes the offset
+  // anew: from the last step to the first, from_last(1 / decay, u) on an offset of 0.
+  static LEAKYPAR_HOST_DEVICE ClampAffine first(Real decay, Real u) {
+    constexpr Real infinity = std::numeric_limits<Real>::infinity();
+    const Real lowest = decay == Real(0) || std::fabs(decay) == infinity ? Real(0) : -infinity;
+    return {u, membrane_step(decay, lowest, u), membrane_step(decay, infinity, u)};
+  }
 
   LEAKYPAR_HOST_DEVICE void then(Real decay, Real u) {
-    b = decay * b + u;
-    p = membrane_step(decay, p, u);
-    q = membrane_step(decay, q, u);
+    offset = decay * offset + u;
+    below = membrane_step(decay, below, u);
+    above = membrane_step(decay, above, u);
   }
 
-  // power: decay to the number of steps.
-  LEAKYPAR_HOST_DEVICE ClampAffine<Real> map(Real power) const {
-    const bool ordered = !(q < p);
-    return {power, saturate(b), saturate(ordered ? p : q), saturate(ordered ? q : p)};
+  // The terms of a sum from the last on: a power that underflows multiplies nothing that it should not.
+  LEAKYPAR_HOST_DEVICE void from_last(Real reciprocal, Real u) { offset = reciprocal * (u + offset); }
+
+  // power: of the decay, to as many steps as this is the map of.
+  LEAKYPAR_HOST_DEVICE Real operator()(Real h, const Power<Real>& power) const {
+    if (!is_finite(h) || !is_finite(power.rest)) {
+      if (h != h) return h;
+      return h > Real(0) || power.rest == Real(0) ? above : below;
+    }
+    const Real value = power.grows ? power.times(h + offset) : power.times(h) + offset;
+    // Of a number and NaN, fmin and fmax take the number.
+    const Real lo = std::fmin(below, above), hi = std::fmax(below, above);
+    const Real clamped = std::fmin(std::fmax(value, lo), hi);
+    return lo == lo ? clamped : lo;
   }
 };
 
-// The backward recurrence is linear. With r the gradient that reaches h_t from the future, one step back is
+// then_power: of the decay, to the steps of `then`.
+template <typename Real>
+LEAKYPAR_HOST_DEVICE ClampAffine<Real> compose(const ClampAffine<Real>& first, std::int64_t first_steps,
+                                               const ClampAffine<Real>& then, const Power<Real>& then_power,
+                                               Real decay) {
+  const Real offset = then_power.grows
+                          ? first.offset + Power<Real>::of(Real(1) / decay, first_steps).times(then.offset)
+                          : then_power.times(first.offset) + then.offset;
+  return {offset, then(first.below, then_power), then(first.above, then_power)};
+}
+
+// The backward recurrence is linear, but for relu, which stops it. With r the gradient that reaches h_t from the future,
+// one step back is
 //
-//   d_u = k (g + r),   r' = w d_u,     k = 1[h > 0],
+//   d_u = k (g + r),   r' = w d_u,     k = 1[h > 0].
 //
-// so r' = a r + b with a = w k and b = w k g, and a run of steps composes to one such map.
+// A run of n steps that relu lets pass, everywhere, is affine; one that it stops somewhere is constant: what lies beyond
+// is masked, not multiplied by zero, since it may be infinite or NaN. With j = 1 the first step that is visited,
+//
+//   passes, |w| <= 1     r' = w^n r + offset          offset = sum_j g_j w^(n-j+1)
+//   passes, |w| >  1     r' = w^n (r + offset)        offset = sum_j g_j w^(1-j)
+//   is stopped           r' = offset                  what the steps since the last stop give
+//
+// with the error of the map above, as long as no partial sum passes the largest number.
 template <typename Real>
 struct Affine {
-  Real a, b;
+  Real offset, passes;  // passes is 1 or 0
 
-  static LEAKYPAR_HOST_DEVICE Affine identity() { return {Real(1), Real(0)}; }
+  static LEAKYPAR_HOST_DEVICE Affine identity() { return {Real(0), Real(1)}; }
 
-  LEAKYPAR_HOST_DEVICE Real operator()(Real r) const { return a * r + b; }
+  // As ClampAffine's: where the decay grows and the run passes, the offset is taken anew, by from_last.
+  LEAKYPAR_HOST_DEVICE void then(Real decay, Real g, bool active) {
+    offset = active ? decay * (g + offset) : Real(0);
+    passes = active ? passes : Real(0);
+  }
+
+  LEAKYPAR_HOST_DEVICE void from_last(Real reciprocal, Real g) { offset = g + reciprocal * offset; }
+
+  LEAKYPAR_HOST_DEVICE Real operator()(Real r, const Power<Real>& power) const {
+    if (passes == Real(0)) return offset;
+    return power.grows ? power.times(r + offset) : power.times(r) + offset;
+  }
 };
 
 template <typename Real>
-LEAKYPAR_HOST_DEVICE Affine<Real> compose(const Affine<Real>& first, const Affine<Real>& then) {
-  return {then.a * first.a, then.a * first.b + then.b};
+LEAKYPAR_HOST_DEVICE Affine<Real> compose(const Affine<Real>& first, std::int64_t first_steps,
+                                          const Affine<Real>& then, const Power<Real>& then_power, Real decay) {
+  const Real passes = first.passes * then.passes;
+  if (then_power.grows && passes != Real(0)) {
+    return {first.offset + Power<Real>::of(Real(1) / decay, first_steps).times(then.offset), passes};
+  }
+  return {then(first.offset, then_power), passes};
 }
 
 }  // namespace leakypar
