@@ -45,7 +45,9 @@ def composed(
     real = ctypes.c_float if dtype == np.float32 else ctypes.c_double
     results = np.empty_like(carries)
     pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)  # noqa: E731
-    function = getattr(maps, f"{'forward' if active is None else 'backward'}_{'float' if real is ctypes.c_float else 'double'}")
+    function = getattr(
+        maps, f"{'forward' if active is None else 'backward'}_{'float' if real is ctypes.c_float else 'double'}"
+    )
     function(
         real(decay),
         pointer(inputs),
@@ -93,7 +95,26 @@ def enclosure(decay: Any, inputs: Array, carries: Array) -> tuple[Array, Array, 
     return low, high, overflows
 
 
-DECAYS = [0.0, -0.0, 1.0, -1.0, 0.5, 0.95, -0.95, 0.999, 1.0001, 1.02, 1.1, -1.1, 1.5, 4.1, -4.1, 300.0, 2.0**70, -(2.0**100)]
+DECAYS = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    0.95,
+    -0.95,
+    0.999,
+    1.0001,
+    1.02,
+    1.1,
+    -1.1,
+    1.5,
+    4.1,
+    -4.1,
+    300.0,
+    2.0**70,
+    -(2.0**100),
+]
 SIZES = ["normal", "inhibitory", "bursts", "huge", "tiny", "silent", "still"]
 
 
@@ -181,9 +202,13 @@ SPECIAL = [np.inf, -np.inf, np.nan]
 @given(data=st.data())
 def test_infinity_and_nan_go_where_the_steps_have_them(maps: ctypes.CDLL, data: st.DataObject) -> None:
     """Numbers are small, so that nothing becomes infinite by itself."""
-    decay = np.float32(data.draw(st.sampled_from([0.0, 1.0, -1.0, 0.5, -0.7, 1.5, -1.5, 1e-30, np.inf, -np.inf, np.nan])))
+    decay = np.float32(
+        data.draw(st.sampled_from([0.0, 1.0, -1.0, 0.5, -0.7, 1.5, -1.5, 1e-30, np.inf, -np.inf, np.nan]))
+    )
     T = data.draw(st.integers(1, 24))
-    u = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.25, -8.0]), min_size=T, max_size=T)), dtype=np.float32)
+    u = np.array(
+        data.draw(st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.25, -8.0]), min_size=T, max_size=T)), dtype=np.float32
+    )
     for _ in range(data.draw(st.integers(0, 3))):
         u[data.draw(st.integers(0, T - 1))] = data.draw(st.sampled_from(SPECIAL))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

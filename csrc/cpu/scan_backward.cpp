@@ -100,7 +100,8 @@ LEAKYPAR_ALWAYS_INLINE inline void spike_gradient_row(const Surrogate& surrogate
     const Surrogate known{kind(), surrogate.p0, surrogate.p1};
     for (std::int64_t c = 0; c < width; ++c) {
       const Real slope = surrogate_derivative(known, h[c] - threshold[c]);
-      tile.g[c] = to_state(grad_spikes[c]) * gain[c] * slope;
+      // Disabled, a spike is a constant: not even NaN gets through.
+      tile.g[c] = kind() == SurrogateKind::disabled ? Real(0) : to_state(grad_spikes[c]) * gain[c] * slope;
     }
   });
 }
@@ -110,7 +111,8 @@ LEAKYPAR_ALWAYS_INLINE inline void spike_sums_row(BackwardTile<Scalar>& tile, st
                                                   const Real* __restrict h, const Scalar* __restrict grad_spikes) {
   for (std::int64_t c = 0; c < width; ++c) {
     tile.sum_threshold[c] -= tile.g[c];
-    tile.sum_gain[c] += keep_if(spike(h[c] - tile.threshold[c]), to_state(grad_spikes[c]));
+    // Not keep_if of the gradient: NaN times the 0 of a silent neuron is NaN, as it is to autograd.
+    tile.sum_gain[c] += keep_if(spike(h[c] - tile.threshold[c]), Real(1)) * to_state(grad_spikes[c]);
   }
 }
 
@@ -121,8 +123,8 @@ LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& t
   for (std::int64_t c = 0; c < width; ++c) tile.g[c] += to_state(grad_membrane[c]);
 }
 
-// d_u = relu'(h) (g + r), r = w d_u. The pragma is true although grad_u may be the row that the membrane is read from.
-template <bool kSums, typename Scalar, typename Projected, typename Real>
+// d_u = relu'(h) (g + r), r = w d_u. kLast: the last row, whose membrane no later one comes from. The pragma is true although grad_u may be the row that the membrane is read from.
+template <bool kSums, bool kLast, typename Scalar, typename Projected, typename Real>
 LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width, const Real* membrane,
                                                   Projected* grad_u) {
   const Real* decay = tile.decay;
@@ -134,7 +136,7 @@ LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, st
     tile.r[c] = decay[c] * d_u;
     if constexpr (kSums) {
       tile.sum_bias[c] += d_u;
-      tile.sum_decay[c] += tile.d_u_next[c] * h;
+      if constexpr (!kLast) tile.sum_decay[c] += tile.d_u_next[c] * h;
       tile.d_u_next[c] = d_u;
     }
   }
@@ -179,7 +181,9 @@ void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, Backw
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const auto* h = gradient_row(args, span, t, has_spike_sums, tile);
       dispatch_flag(has_sums, [&](auto sums) LEAKYPAR_ALWAYS_INLINE {
-        recurrence_row<sums()>(tile, span.width, h, args.grad_u + t * M + span.first);
+        dispatch_flag(t == args.T - 1, [&](auto last) LEAKYPAR_ALWAYS_INLINE {
+          recurrence_row<sums(), last()>(tile, span.width, h, args.grad_u + t * M + span.first);
+        });
       });
     }
   });
@@ -225,21 +229,43 @@ void compose_steps(const ScanBackward<Scalar, Projected>& args, const RepeatedNe
                    Affine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   BackwardTile<Scalar> tile(args, neurons, all);
-  Columns<Real> a, b;
-  std::fill_n(a.values, all.width, Real(1));
-  fill_zeros(all, b);
+  Columns<Real> passes, offset;
+  std::fill_n(passes.values, all.width, Real(1));
+  fill_zeros(all, offset);
   dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const Real* __restrict h = gradient_row(args, all, t, false, tile);
       const Real* __restrict decay = tile.decay;
       for (std::int64_t c = 0; c < all.width; ++c) {
-        const Real slope = keep_if(!(h[c] <= Real(0)), decay[c]);
-        a[c] = slope * a[c];
-        b[c] = slope * (tile.g[c] + b[c]);
+        const bool active = !(h[c] <= Real(0));
+        passes[c] = keep_if(active, passes[c]);
+        offset[c] = keep_if(active, decay[c] * (tile.g[c] + offset[c]));
       }
     }
   });
-  for (std::int64_t c = 0; c < all.width; ++c) maps[c] = {a[c], b[c]};
+  for (std::int64_t c = 0; c < all.width; ++c) maps[c] = {offset[c], passes[c]};
+}
+
+// Sets the carries [segments, M] of the channels whose decay grows, step by step (segments.h says why).
+template <typename Scalar, typename Projected, typename Real>
+void walk_growing(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
+                  const Segments& segments, Span span, Real* carries) {
+  const std::int64_t M = args.N * args.H;
+  BackwardTile<Scalar> tile(args, neurons, span);
+  for (std::int64_t s = segments.count - 1; s > 0; --s) {
+    dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+      for (std::int64_t t = segments.first(s) + segments.steps(s, args.T) - 1; t >= segments.first(s); --t) {
+        const Real* __restrict h = gradient_row(args, span, t, false, tile);
+        const Real* __restrict decay = tile.decay;
+        for (std::int64_t c = 0; c < span.width; ++c) {
+          tile.r[c] = decay[c] * keep_if(!(h[c] <= Real(0)), tile.g[c] + tile.r[c]);
+        }
+      }
+    });
+    for (std::int64_t c = 0; c < span.width; ++c) {
+      if (grows(tile.decay[c])) carries[(s - 1) * M + span.first + c] = tile.r[c];
+    }
+  }
 }
 
 template <typename Scalar, typename Projected, typename Real>
@@ -258,10 +284,13 @@ void scan_segments(const ScanBackward<Scalar, Projected>& args, const RepeatedNe
     Real r = args.grad_final_membrane != nullptr ? args.grad_final_membrane[c] : Real(0);
     for (std::int64_t s = last; s >= 0; --s) {
       carries[s * M + c] = r;
-      r = maps[s * M + c](r);
+      r = maps[s * M + c](r, Power<Real>::of(neurons.decay.from(0)[c], segments.steps(s, args.T)));
       if (s > 0) before[s * M + c] = to_state(args.membrane[(segments.first(s) - 1) * M + c]);
     }
   }
+
+  for_each_growing(neurons.decay.from(0), M, threads,
+                   [&](Span span) { walk_growing(args, neurons, segments, span, carries.data()); });
 
   // Each segment's sums apart, and added up in the order of time afterwards.
   std::array<Real*, 4> targets = {args.sum_bias, args.sum_decay, args.sum_threshold, args.sum_gain};

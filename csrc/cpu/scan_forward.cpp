@@ -101,35 +101,51 @@ ScanForward<Scalar, Projected> part(ScanForward<Scalar, Projected> args, std::in
   return args;
 }
 
-// Sets maps [M] to the map of all the steps, channel by channel.
+// Sets maps [M] to the map of all the steps, channel by channel; of a channel whose decay grows, to nothing of use.
 template <typename Scalar, typename Projected, typename Real>
 void compose_steps(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
                    ClampAffine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   const Real *decay = neurons.decay.from(0), *bias = neurons.bias.from(0);
-  Columns<Real> power, b, p, q;
+  Columns<Real> offset, below, above;
   for (std::int64_t c = 0; c < all.width; ++c) {
-    const auto run = Run<Real>::first(to_state(args.u[c]) + bias[c]);
-    power[c] = decay[c];
-    b[c] = run.b;
-    p[c] = run.p;
-    q[c] = run.q;
+    const auto map = ClampAffine<Real>::first(decay[c], to_state(args.u[c]) + bias[c]);
+    offset[c] = map.offset;
+    below[c] = map.below;
+    above[c] = map.above;
   }
   dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = 1; t < args.T; ++t) {
       const Projected* u = args.u + t * all.width;
 #pragma GCC ivdep
       for (std::int64_t c = 0; c < all.width; ++c) {
-        Run<Real> run = {b[c], p[c], q[c]};
-        run.then(decay[c], to_state(u[c]) + bias[c]);
-        power[c] = saturate(power[c] * decay[c]);
-        b[c] = run.b;
-        p[c] = run.p;
-        q[c] = run.q;
+        ClampAffine<Real> map = {offset[c], below[c], above[c]};
+        map.then(decay[c], to_state(u[c]) + bias[c]);
+        offset[c] = map.offset;
+        below[c] = map.below;
+        above[c] = map.above;
       }
     }
   });
-  for (std::int64_t c = 0; c < all.width; ++c) maps[c] = Run<Real>{b[c], p[c], q[c]}.map(power[c]);
+  for (std::int64_t c = 0; c < all.width; ++c) maps[c] = {offset[c], below[c], above[c]};
+}
+
+// Sets the carries [segments - 1, M] of the channels whose decay grows, step by step (segments.h says why).
+template <typename Scalar, typename Projected, typename Real>
+void walk_growing(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons,
+                  const Segments& segments, Span span, Real* carries) {
+  const std::int64_t M = args.N * args.H;
+  ForwardTile<Scalar> tile(args, neurons, span);
+  for (std::int64_t s = 0; s + 1 < segments.count; ++s) {
+    dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+      for (std::int64_t t = segments.first(s); t < segments.first(s + 1); ++t) {
+        forward_row<false, false, Scalar, Projected>(tile, span.width, args.u + t * M + span.first, nullptr, nullptr);
+      }
+    });
+    for (std::int64_t c = 0; c < span.width; ++c) {
+      if (grows(tile.decay[c])) carries[s * M + span.first + c] = tile.h[c];
+    }
+  }
 }
 
 template <typename Scalar, typename Projected, typename Real>
@@ -145,8 +161,11 @@ void scan_segments(const ScanForward<Scalar, Projected>& args, const RepeatedNeu
   std::vector<Real> carries(last * M);  // [segment - 1, M]: the membrane before each segment but the first
   for (std::int64_t c = 0; c < M; ++c) {
     Real h = args.initial_membrane != nullptr ? args.initial_membrane[c] : Real(0);
-    for (std::int64_t s = 0; s < last; ++s) carries[s * M + c] = h = maps[s * M + c](h);
+    const auto power = Power<Real>::of(neurons.decay.from(0)[c], segments.length);
+    for (std::int64_t s = 0; s < last; ++s) carries[s * M + c] = h = maps[s * M + c](h, power);
   }
+  for_each_growing(neurons.decay.from(0), M, threads,
+                   [&](Span span) { walk_growing(args, neurons, segments, span, carries.data()); });
 
   threads.parallel_for(segments.count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t s = begin; s < end; ++s) {

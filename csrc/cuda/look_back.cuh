@@ -75,7 +75,7 @@ struct Tiling {
 // need not be.
 template <typename Map>
 struct LookBack {
-  using Real = decltype(Map::a);
+  using Real = decltype(Map::offset);
   static constexpr int fields = sizeof(Map) / sizeof(Real);
 
   unsigned* ticket;  // [tickets]
@@ -111,7 +111,7 @@ struct LookBack {
 // The shared memory of a block: its warps' maps, the carry into the block, and its ticket.
 template <typename Map, int Width>
 struct BlockMemory {
-  using Real = decltype(Map::a);
+  using Real = decltype(Map::offset);
   static constexpr int fields = LookBack<Map>::fields;
   static constexpr int columns = warp_lanes * Width;
 
@@ -152,7 +152,7 @@ __device__ __forceinline__ Place take_place(const LookBack<Map>& book, const Til
 template <typename Map>
 __device__ __forceinline__ void store_aggregate(const LookBack<Map>& book, const Tiling& tiling, std::int64_t time_tile,
                                                 std::int64_t column, const Map& map) {
-  using Real = decltype(Map::a);
+  using Real = decltype(Map::offset);
   constexpr int fields = LookBack<Map>::fields;
   Real values[fields];
   memcpy(values, &map, sizeof values);
@@ -168,10 +168,10 @@ __device__ __forceinline__ void publish(unsigned* flag, Published state, int lan
   if (lane == 0) store_release(flag, state);
 }
 
-// Step 2 above, by one warp: the carry into a time tile that has predecessors.
-template <typename Map, int Width, typename Real = decltype(Map::a)>
+// Step 2 above, by one warp: the carry into a time tile that has predecessors. power: of the decays, to a tile's steps.
+template <typename Map, int Width, typename Real = decltype(Map::offset)>
 __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<Map>& book, const Tiling& tiling,
-                                          const Place& place) {
+                                          const Place& place, const Power<Real> (&power)[Width]) {
   const std::int64_t watched = place.time_tile - 1 - place.lane;  // lane i watches the i-th predecessor
   int nearest;
   for (;;) {
@@ -200,17 +200,18 @@ __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<M
       for (int f = 0; f < LookBack<Map>::fields; ++f) fields[f] = __ldcg(stored + f * tiling.M + i);
       Map map;
       memcpy(&map, fields, sizeof map);
-      carry[i] = map(carry[i]);
+      carry[i] = map(carry[i], power[i]);
     }
   }
 }
 
 // From each warp's run map to each warp's carry-in, by the three steps above. carry holds x_0 on entry where the block
-// has time tile 0, and the carry into this thread's run on return. Every thread of the block must call it.
-template <typename Map, int Width, typename Real = decltype(Map::a)>
+// has time tile 0, and the carry into this thread's run on return. A run has TimeTiling::run steps, but for the sequence's
+// last, whose map nobody applies. Every thread of the block must call it.
+template <typename Map, int Width, typename Real = decltype(Map::offset)>
 __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (&run)[Width], const LookBack<Map>& book,
                                                const Tiling& tiling, const Place& place,
-                                               const BlockMemory<Map, Width>& memory) {
+                                               const BlockMemory<Map, Width>& memory, const Real (&decay)[Width]) {
   constexpr int fields = LookBack<Map>::fields;
   constexpr int columns = BlockMemory<Map, Width>::columns;
   const auto slot = [&](int field, int warp) {
@@ -234,6 +235,9 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
   }
   __syncthreads();  // every run of the block is in shared memory
 
+  Power<Real> power[Width];
+#pragma unroll
+  for (int i = 0; i < Width; ++i) power[i] = Power<Real>::of(decay[i], TimeTiling::run);
   if (place.warp == 0) {
     const bool has_successor = place.time_tile + 1 < tiling.time_tiles;
     const bool active = place.column < tiling.M;
@@ -243,9 +247,14 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
         tile_map[i] = run[i];
-        for (int warp = 1; warp < tiling.warps; ++warp) tile_map[i] = compose(tile_map[i], run_of(warp, i));
+        for (int warp = 1; warp < tiling.warps; ++warp) {
+          tile_map[i] = compose(tile_map[i], warp * TimeTiling::run, run_of(warp, i), power[i], decay[i]);
+        }
       }
     }
+    Power<Real> tile_power[Width];
+#pragma unroll
+    for (int i = 0; i < Width; ++i) tile_power[i] = Power<Real>::of(decay[i], tiling.warps * TimeTiling::run);
     if (place.time_tile > 0) {
       if (has_successor) {
         if (active) {
@@ -254,13 +263,13 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
         }
         publish(flag, aggregate, place.lane);
       }
-      look_back(carry, book, tiling, place);
+      look_back(carry, book, tiling, place, tile_power);
     }
     if (has_successor) {
       if (active) {
         Real* to = book.inclusives + place.time_tile * tiling.M + place.column;
 #pragma unroll
-        for (int i = 0; i < Width; ++i) __stcg(to + i, tile_map[i](carry[i]));
+        for (int i = 0; i < Width; ++i) __stcg(to + i, tile_map[i](carry[i], tile_power[i]));
       }
       publish(flag, inclusive, place.lane);
     }
@@ -272,7 +281,7 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
 #pragma unroll
   for (int i = 0; i < Width; ++i) {
     carry[i] = memory.carry[place.lane * Width + i];
-    for (int warp = 0; warp < place.warp; ++warp) carry[i] = run_of(warp, i)(carry[i]);
+    for (int warp = 0; warp < place.warp; ++warp) carry[i] = run_of(warp, i)(carry[i], power[i]);
   }
 }
 

@@ -48,13 +48,18 @@ __device__ __forceinline__ void compose_runs(Accumulators<Pairs>& u, const Share
   for (int which = 0; which < lane_neurons; ++which) {
     const int row = thread.warp_row * warp_neurons + which * 8 + thread.group;
     const float decay = shared.decay[row];
-    auto run = Run<float>::first(at<Pairs>(u, which, 0));
+    Map map = Map::first(decay, at<Pairs>(u, which, 0));
 #pragma unroll
-    for (int step = 1; step < 2 * Pairs; ++step) run.then(decay, at<Pairs>(u, which, step));
-    const Map map = run.map(0.0f);  // the power of the decay is the same for every run: step 4 knows it
-    shared.map(0, thread.run, row) = map.b;
-    shared.map(1, thread.run, row) = map.lo;
-    shared.map(2, thread.run, row) = map.hi;
+    for (int step = 1; step < 2 * Pairs; ++step) map.then(decay, at<Pairs>(u, which, step));
+    if (grows(decay)) {
+      const float reciprocal = 1.0f / decay;
+      map.offset = 0.0f;
+#pragma unroll
+      for (int step = 2 * Pairs - 1; step >= 0; --step) map.from_last(reciprocal, at<Pairs>(u, which, step));
+    }
+    shared.map(0, thread.run, row) = map.offset;
+    shared.map(1, thread.run, row) = map.below;
+    shared.map(2, thread.run, row) = map.above;
   }
 }
 
@@ -65,12 +70,11 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
                                                 const Shared& shared, const Thread& thread, std::int64_t tile,
                                                 const Tiling& tiling, const LookBack<Map>& book) {
   const int row = static_cast<int>(threadIdx.x);
-  float power = shared.decay[row];  // of the decay, to the steps of a run: a power of two
-#pragma unroll
-  for (int steps = 1; steps < 2 * Pairs; steps *= 2) power = saturate(power * power);
+  const float decay = shared.decay[row];
+  const auto power = Power<float>::of(decay, 2 * Pairs);
   const std::int64_t neuron = thread.first_neuron + neuron_of_row<Scalar>(row);
   const auto map_of = [&](int run) {
-    return Map{power, shared.map(0, run, row), shared.map(1, run, row), shared.map(2, run, row)};
+    return Map{shared.map(0, run, row), shared.map(1, run, row), shared.map(2, run, row)};
   };
   const auto initial = [&](int i) {
     const std::int64_t n = thread.first_row + i;
@@ -81,9 +85,12 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
   if (tiling.time_tiles > 1) {
     const auto tile_map = [&](int i) {
       Map map = map_of(i * thread.time_runs);
-      for (int run = 1; run < thread.time_runs; ++run) map = compose(map, map_of(i * thread.time_runs + run));
+      for (int run = 1; run < thread.time_runs; ++run) {
+        map = compose(map, run * 2 * Pairs, map_of(i * thread.time_runs + run), power, decay);
+      }
       return map;
     };
+    const Power<float> tile_power[1] = {Power<float>::of(decay, thread.time_runs * 2 * Pairs)};
     const int warp = row / warp_lanes;
     Place place = {tile, thread.team * (ProjectTiles::threads / warp_lanes) + warp, 0, thread.lane, warp};
     const auto column = [&](int i) { return (thread.team * tiles.batch_rows + i) * ProjectTiles::neurons + row; };
@@ -99,9 +106,9 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
         carry[0] = initial(i);
       } else {
         place.column = column(i);
-        look_back(carry, book, tiling, place);
+        look_back(carry, book, tiling, place, tile_power);
       }
-      if (has_successor) __stcg(book.inclusives + tile * tiling.M + column(i), tile_map(i)(carry[0]));
+      if (has_successor) __stcg(book.inclusives + tile * tiling.M + column(i), tile_map(i)(carry[0], tile_power[0]));
       shared.carries[i * ProjectTiles::neurons + row] = carry[0];
     }
     if (has_successor) publish(flag, inclusive, thread.lane);
@@ -115,7 +122,7 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
     for (int run = i * thread.time_runs; run < (i + 1) * thread.time_runs; ++run) {
       const Map map = map_of(run);
       shared.map(0, run, row) = h;
-      h = map(h);
+      h = map(h, power);
     }
     carry = h;
   }

@@ -124,7 +124,7 @@ struct Thread {
 struct Shared {
   unsigned char* weight;  // [k_slices or stages][128 rows][128 bytes]
   unsigned char* x;       // [stages][columns][128 bytes]
-  float* maps;            // [b, lo, hi][runs][map_pitch]; then the carry into each run in place of b
+  float* maps;            // [offset, below, above][runs][map_pitch]; then the carry into each run in place of the first
   float* carries;         // [batch_rows][128]
   float* bias;            // [128], and the same of decay, threshold and gain, in the order of the product's rows
   float* decay;

@@ -68,10 +68,12 @@ struct BackwardChannels {
       if (args.grad_spikes != nullptr) {
         const Real v = factors[i] * widen(membrane.element[i]) - threshold[i];
         const Real grad = widen(grad_spikes.element[i]);
-        g[i] = grad * gain[i] * surrogate_derivative(surrogate, v);
+        // Disabled, a spike is a constant: not even NaN gets through.
+        g[i] =
+            surrogate.kind == SurrogateKind::disabled ? Real(0) : grad * gain[i] * surrogate_derivative(surrogate, v);
         sum_threshold[i] -= g[i];
         g[i] *= factors[i];
-        if (spike(v)) sum_gain[i] += grad;
+        sum_gain[i] += (spike(v) ? Real(1) : Real(0)) * grad;  // NaN times 0 is NaN, as it is to autograd
       }
       if (args.grad_membrane != nullptr) g[i] += widen(grad_membrane.element[i]);
     }
@@ -213,8 +215,18 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
       channels.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        const Real a = widen(membrane[s].element[i]) <= Real(0) ? Real(0) : channels.decay[i];
-        map[i] = compose(map[i], Map{a, a * g[s][i]});
+        map[i].then(channels.decay[i], g[s][i], !(widen(membrane[s].element[i]) <= Real(0)));
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    if (grows(channels.decay[i]) && map[i].passes != Real(0)) {
+      const Real reciprocal = Real(1) / channels.decay[i];
+      map[i].offset = Real(0);
+#pragma unroll
+      for (int s = run - 1; s >= 0; --s) {
+        if (s < steps) map[i].from_last(reciprocal, g[s][i]);
       }
     }
   }
@@ -222,7 +234,7 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
   Real r[Width] = {};
   // Warp 0 alone: grad_final_membrane may be the array that grad_initial_membrane is written to.
   if (active && place.time_tile == 0 && place.warp == 0) load_state(r, args.grad_final_membrane, place.column);
-  carry_into_run(r, map, book, tiling, place, memory);
+  carry_into_run(r, map, book, tiling, place, memory, channels.decay);
 
 #pragma unroll
   for (int s = 0; s < run; ++s) {

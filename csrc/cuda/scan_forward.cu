@@ -118,15 +118,27 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
   const ForwardChannels<Scalar, Width, Plain> channels(args, active ? place.column : 0);
 
-  Map map[Width];
+  Map map[Width] = {};  // of no steps, nobody asks
+  const auto input = [&](int s, int i) { return widen(u[s].element[i]) + channels.bias[i]; };
+  if (steps > 0) {
 #pragma unroll
-  for (int i = 0; i < Width; ++i) map[i] = Map::identity();
+    for (int i = 0; i < Width; ++i) map[i] = Map::first(channels.decay[i], input(0, i));
+  }
 #pragma unroll
-  for (int s = 0; s < run; ++s) {
+  for (int s = 1; s < run; ++s) {
     if (s < steps) {
 #pragma unroll
-      for (int i = 0; i < Width; ++i) {
-        map[i] = compose(map[i], Map::step(channels.decay[i], widen(u[s].element[i]) + channels.bias[i]));
+      for (int i = 0; i < Width; ++i) map[i].then(channels.decay[i], input(s, i));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    if (grows(channels.decay[i])) {
+      const Real reciprocal = Real(1) / channels.decay[i];
+      map[i].offset = Real(0);
+#pragma unroll
+      for (int s = run - 1; s >= 0; --s) {
+        if (s < steps) map[i].from_last(reciprocal, input(s, i));
       }
     }
   }
@@ -134,7 +146,7 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
   Real h[Width] = {};
   // Warp 0 alone: initial_membrane may be the array of the final membrane, and warp 0 reads it before any carry exists.
   if (active && place.time_tile == 0 && place.warp == 0) load_state(h, args.initial_membrane, place.column);
-  carry_into_run(h, map, book, tiling, place, memory);
+  carry_into_run(h, map, book, tiling, place, memory, channels.decay);
 
 #pragma unroll
   for (int s = 0; s < run; ++s) {

@@ -154,9 +154,8 @@ template <typename Real>
 LEAKYPAR_HOST_DEVICE ClampAffine<Real> compose(const ClampAffine<Real>& first, std::int64_t first_steps,
                                                const ClampAffine<Real>& then, const Power<Real>& then_power,
                                                Real decay) {
-  const Real offset = then_power.grows
-                          ? first.offset + Power<Real>::of(Real(1) / decay, first_steps).times(then.offset)
-                          : then_power.times(first.offset) + then.offset;
+  const Real offset = then_power.grows ? first.offset + Power<Real>::of(Real(1) / decay, first_steps).times(then.offset)
+                                       : then_power.times(first.offset) + then.offset;
   return {offset, then(first.below, then_power), then(first.above, then_power)};
 }
 
@@ -194,8 +193,8 @@ struct Affine {
 };
 
 template <typename Real>
-LEAKYPAR_HOST_DEVICE Affine<Real> compose(const Affine<Real>& first, std::int64_t first_steps,
-                                          const Affine<Real>& then, const Power<Real>& then_power, Real decay) {
+LEAKYPAR_HOST_DEVICE Affine<Real> compose(const Affine<Real>& first, std::int64_t first_steps, const Affine<Real>& then,
+                                          const Power<Real>& then_power, Real decay) {
   const Real passes = first.passes * then.passes;
   if (then_power.grows && passes != Real(0)) {
     return {first.offset + Power<Real>::of(Real(1) / decay, first_steps).times(then.offset), passes};

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "scalar.h"
 
@@ -54,8 +55,10 @@ LEAKYPAR_HOST_DEVICE Real surrogate_derivative(const Surrogate& surrogate, Real 
 
     case SurrogateKind::atan: {
       // d/dv of arctan(pi alpha v / 2) / pi (Fang et al. 2021). A square that overflows divides to zero, as it should.
+      constexpr Real largest = std::numeric_limits<Real>::max();
       constexpr Real half_pi = Real(1.57079632679489661923);
-      const Real x = half_pi * p0 * v;
+      // The product of the constants must be a number, or v = 0 gives none.
+      const Real x = std::fmax(-largest, std::fmin(half_pi * p0, largest)) * v;
       return Real(0.5) * p0 / (Real(1) + x * x);
     }
 
