@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import validation
+from . import rnn_operator, validation
 from .surrogate import SpikeGrad, resolve
 
 __all__ = ["leaky_parallel"]
@@ -66,7 +66,6 @@ def leaky_parallel(
         ValueError: an argument does not have a shape, dtype, device or range above.
     """
     dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
-    H = weight.shape[0]
     dropout = validation.check_probability("dropout", dropout)
     return_membrane = validation.check_flag("return_membrane", return_membrane)
     return_state = validation.check_flag("return_state", return_state)
@@ -80,13 +79,16 @@ def leaky_parallel(
     # Autocast would run cuDNN's RNN in float16 whatever its dtype is, so the casts are made here.
     settled = validation.autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if settled else nullcontext():
-        membrane, final_membrane = _run(
+        # A recorded graph has the kernel as one operator, which has no rule for the transforms of torch.func.
+        transformed = torch._C._are_functorch_transforms_active()
+        run = rnn_operator.rnn if torch.compiler.is_compiling() and not transformed else _run
+        membrane, final_membrane = run(
             x.to(dtype),
             weight.to(dtype),
-            torch.diag_embed(decay.to(dtype)) if decay.dim() == 1 else decay.to(dtype),
-            weight.new_zeros(H, dtype=dtype) if bias_ih is None else bias_ih.to(dtype),
-            weight.new_zeros(H, dtype=dtype) if bias_hh is None else bias_hh.to(dtype),
-            x.new_zeros(x.shape[1], H, dtype=dtype) if initial_membrane is None else initial_membrane,
+            decay.to(dtype),
+            None if bias_ih is None else bias_ih.to(dtype),
+            None if bias_hh is None else bias_hh.to(dtype),
+            initial_membrane,
         )
     if one_sequence:
         membrane, final_membrane = membrane.squeeze(1), final_membrane.squeeze(0)
@@ -105,53 +107,34 @@ def leaky_parallel(
 
 def _run(
     x: Tensor,  # [T, N, C]
-    weight_ih: Tensor,  # [H, C]
-    weight_hh: Tensor,  # [H, H]
-    bias_ih: Tensor,  # [H]
-    bias_hh: Tensor,  # [H]
-    initial_membrane: Tensor,  # [N, H], in the dtype of the others or the state dtype
+    weight: Tensor,  # [H, C]
+    decay: Tensor,  # [H] or [H, H]
+    bias_ih: Tensor | None,  # [H]
+    bias_hh: Tensor | None,  # [H]
+    initial_membrane: Tensor | None,  # [N, H], in the dtype of the others or the state dtype
 ) -> tuple[Tensor, Tensor]:
     """The membrane at every step `[T, N, H]`, and after the last `[N, H]`."""
+    H = weight.shape[0]
+    recurrent = torch.diag_embed(decay) if decay.dim() == 1 else decay
+    biases = [weight.new_zeros(H) if bias is None else bias for bias in (bias_ih, bias_hh)]
+    initial = x.new_zeros(x.shape[1], H) if initial_membrane is None else initial_membrane
     if x.shape[0] == 0 or x.shape[1] == 0:
         # The kernel wants a step and a sequence. The recurrence broadcast over no elements has the right shape, and the
         # gradients, all zero, still reach every parameter.
-        recurrent = F.linear(initial_membrane.to(x.dtype), weight_hh, bias_hh)
-        return torch.relu(F.linear(x, weight_ih, bias_ih) + recurrent), initial_membrane
+        step = F.linear(initial.to(x.dtype), recurrent, biases[1])
+        return torch.relu(F.linear(x, weight, biases[0]) + step), initial
     if torch._C._are_functorch_transforms_active():  # for which ATen's RNN has no rule
-        h = initial_membrane.to(x.dtype)
+        h = initial.to(x.dtype)
         steps = []
-        for u_t in F.linear(x, weight_ih, bias_ih):
-            h = torch.relu(u_t + F.linear(h, weight_hh, bias_hh))
+        for u_t in F.linear(x, weight, biases[0]):
+            h = torch.relu(u_t + F.linear(h, recurrent, biases[1]))
             steps.append(h)
         return torch.stack(steps), h
-    parameters = [weight_ih, weight_hh, bias_ih, bias_hh]
-    if x.is_cuda:
-        parameters = _in_one_buffer(parameters)
-    # cuDNN keeps what a backward pass needs only in training mode: here that is whether gradients are recorded, so that
-    # an evaluated layer can be differentiated too.
-    membrane, final_membrane = torch.rnn_relu(
-        x,
-        initial_membrane.to(x.dtype).unsqueeze(0).contiguous(),
-        parameters,
-        has_biases=True,
-        num_layers=1,
-        dropout=0.0,
-        train=torch.is_grad_enabled(),
-        bidirectional=False,
-        batch_first=False,
+    # Recording gradients is what counts as training here, so that an evaluated layer can be differentiated too.
+    membrane, final_membrane = rnn_operator.relu_rnn(
+        x, initial.to(x.dtype), [weight, recurrent, *biases], records=torch.is_grad_enabled()
     )
     return membrane, final_membrane.squeeze(0)
-
-
-def _in_one_buffer(parameters: list[Tensor]) -> list[Tensor]:
-    """Copies as views of one buffer, in cuDNN's order: weights before biases, input before recurrent.
-
-    cuDNN reads its parameters from such a buffer. Given any other tensors, torch warns at every call and makes the copy
-    itself.
-    """
-    buffer = torch.cat([parameter.reshape(-1) for parameter in parameters])
-    parts = torch.split(buffer, [parameter.numel() for parameter in parameters])
-    return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
 
 
 def _row(value: Tensor | float) -> Tensor | float:

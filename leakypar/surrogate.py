@@ -126,7 +126,21 @@ class SurrogateGradient:
             raise TypeError(f"v must be a floating-point tensor, got {type(v).__name__}")
         if not v.is_floating_point():
             raise TypeError(f"v must be a floating-point tensor, got one of {v.dtype}")
+        if torch.compiler.is_compiling():
+            return self._recorded(v)
         return cast(Tensor, _Spike.apply(v, self))  # type: ignore[no-untyped-call]
+
+    def _recorded(self, v: Tensor) -> Tensor:
+        """`_Spike` in plain operations: torch.export keeps no autograd.Function, and its gradient would be lost.
+
+        What is added to the spikes is 0, with the surrogate's derivative. nan_to_num keeps it 0 where `v` is infinite.
+        """
+        spikes = (v > 0).to(v.dtype)
+        if torch.onnx.is_in_onnx_export() or not (torch.is_grad_enabled() and v.requires_grad):
+            return spikes
+        dtype = torch.promote_types(v.dtype, torch.float32)
+        finite = v.nan_to_num().to(dtype)
+        return spikes + (self.derivative(v.detach().to(dtype)) * (finite - finite.detach())).to(v.dtype)
 
 
 @dataclass(frozen=True)
@@ -363,6 +377,15 @@ class custom_surrogate(SurrogateGradient):
         if not callable(function):
             came = type(function).__name__
             raise TypeError(f"custom_surrogate: custom_surrogate_function must be callable, got {came}")
+
+    @override
+    def _recorded(self, v: Tensor) -> Tensor:
+        if torch.compiler.is_exporting() and torch.is_grad_enabled() and v.requires_grad:
+            raise RuntimeError(
+                "custom_surrogate: torch.export would lose its gradient: export under torch.no_grad(), or train with "
+                "a surrogate that has a derivative(v)"
+            )
+        return cast(Tensor, _Spike.apply(v, self))  # type: ignore[no-untyped-call]
 
     @override
     def gradient(self, v: Tensor, grad: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import leakypar
-from leakypar import LeakyParallel, functional, module, ops, reference, rnn, surrogate
+from leakypar import LeakyParallel, functional, module, ops, reference, rnn, rnn_operator, surrogate
 
 from .layers import each_backend, expected, gradients
 
@@ -301,7 +301,7 @@ def test_rnn_runs_nn_rnn() -> None:
 
 def test_parameters_in_one_buffer_keep_their_values_and_gradients() -> None:
     plain = [torch.randn(shape, requires_grad=True) for shape in ((H, C), (H, H), (H,), (H,))]
-    views = rnn._in_one_buffer([plain[0], plain[1].t(), *plain[2:]])
+    views = rnn_operator._in_one_buffer([plain[0], plain[1].t(), *plain[2:]])
     assert torch.equal(views[1], plain[1].t())
     first, offset = views[0].data_ptr(), 0
     for view, parameter in zip(views, plain, strict=True):
