@@ -142,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     }
     if (wants(outputs, 6)) grad_initial_membrane = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);
-    ProductSum<Device, Scalar, Projected> grad_weight(like, H, C, allow_tf32);
+    WeightGradient<Device, Scalar, Projected> grad_weight(like, H, C, allow_tf32);
     const auto partial = [&](int result) -> MaybeTensor {
       if (!wants(outputs, result)) return std::nullopt;
       return new_zeros(like, {Device::time_tiles(plan.backward, steps_at_once), N, H}, dtype_of<Real>);
@@ -183,8 +183,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         }
       }
       if (wants_weight) {
-        const Tensor from = converted(matrix(steps(*x, t, args.T)), dtype_of<Projected>);
-        grad_weight.add(transposed(grad_rows), from);
+        grad_weight.add(grad_rows, matrix(steps(*x, t, args.T)));
       }
     }
     if (grad_initial_membrane && T == 0) {

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
+#include "cpu_events.h"
 #include "products.h"
 
 namespace leakypar {
@@ -30,6 +31,11 @@ struct Cpu {
   // Whether a backward scan may write its gradient over the membrane that it reads.
   template <typename Scalar, typename Projected>
   static constexpr bool overwrites = std::is_same_v<Scalar, Projected>;
+
+  template <typename Scalar, typename Projected>
+  static CpuEvents<Scalar, Projected> events() {
+    return CpuEvents<Scalar, Projected>(threads());
+  }
 
   static DeviceFacts facts(const Tensor&) { return cpu_facts; }
 

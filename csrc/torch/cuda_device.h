@@ -18,6 +18,17 @@ struct Cuda {
   template <typename Scalar, typename Projected>
   static constexpr bool overwrites = false;
 
+  // On a GPU every product is dense.
+  struct NoEvents {
+    static bool project(const Tensor&, const Tensor&, const Tensor&) { return false; }
+    static bool add(const Tensor&, const Tensor&) { return false; }
+    static void add_gradient_to(MaybeTensor&, const Tensor&) {}
+  };
+  template <typename Scalar, typename Projected>
+  static NoEvents events() {
+    return {};
+  }
+
   static DeviceFacts facts(const Tensor& tensor) { return cuda::device_facts(tensor.get_device_index()); }
 
   struct Guard : cuda::DeviceGuard {

@@ -94,8 +94,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
         });
       }
     } else {
-      const Projection<Device, Scalar, Projected> project(x, weight, membrane ? membrane : spikes, plan.gemm_chunk,
-                                                          allow_tf32);
+      Projection<Device, Scalar, Projected> project(x, weight, membrane ? membrane : spikes, plan.gemm_chunk,
+                                                    allow_tf32);
       using Args = ScanForward<Scalar, Projected>;
       in_chunks(Args{}, [&](Args& chunk, std::int64_t t) {
         chunk.u = project(t, chunk.T);

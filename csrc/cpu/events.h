@@ -1,0 +1,72 @@
+// Products with an input of events: zeros and one other value v, as the spikes of a layer are. Such a row is a set of
+// features, and a product with it is a sum over the set:
+//
+//   u[r] = v sum_{c in set(r)} W^T[c]            dW^T[c] = v sum_{r: c in set(r)} d_u[r]
+//
+// Additions, and as many as there are spikes: below some share of ones this takes less time than the vendor's product takes
+// for all of them. Each element of u is summed in the order of c and each of dW in the order of r, whatever the vectors and
+// the threads.
+//
+// What the products skip is 0 times a number. Where that number is infinite or NaN a dense product would say NaN, so the
+// weights and d_u are looked at, and what is not finite is left to the dense product.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../kernels.h"
+
+namespace leakypar::cpu {
+
+// Rows of an input as bits: bit c % 64 of word c / 64 of a row is 1 where feature c is not zero.
+struct EventRows {
+  std::int64_t rows, C, words;      // words of a row
+  std::vector<std::uint64_t> bits;  // [rows, words]
+  std::int64_t count;               // ones
+  double value;                     // v
+};
+
+// Packs x [rows, C], its last dimension contiguous and x_row elements between rows. False, and soon, where a value is
+// neither zero nor v, v being the first that is not zero; or where v is not finite.
+template <typename Scalar>
+bool pack_events(EventRows& events, const Scalar* x, std::int64_t rows, std::int64_t C, std::int64_t x_row,
+                 const Threads& threads);
+
+// A [C, H] matrix in the state type, cut into tiles of neurons: [tiles, C, width], the last tile filled up with zeros. A
+// tile is as wide as the accumulators of the widest vectors.
+template <typename Real>
+struct NeuronTiles {
+  static constexpr std::int64_t width = 512 / sizeof(Real);
+
+  std::int64_t C, H;
+  std::vector<Real> values;
+
+  NeuronTiles(std::int64_t C, std::int64_t H) : C(C), H(H), values(tiles() * C * width) {}
+
+  std::int64_t tiles() const { return (H + width - 1) / width; }
+  Real* at(std::int64_t tile, std::int64_t c) { return values.data() + (tile * C + c) * width; }
+  const Real* at(std::int64_t tile, std::int64_t c) const { return values.data() + (tile * C + c) * width; }
+};
+
+// The tiles of W^T from W [H, C], weight_row elements between rows. False where a weight is not finite.
+template <typename Scalar>
+bool pack_weights(NeuronTiles<State<Scalar>>& tiles, const Scalar* weight, std::int64_t weight_row,
+                  const Threads& threads);
+
+// u [rows, H] from packed rows and weights.
+template <typename Real, typename Projected>
+void project_events(Projected* u, const EventRows& events, const NeuronTiles<Real>& weights, const Threads& threads);
+
+// dW^T += the events' product with d_u [rows, H].
+template <typename Real, typename Projected>
+void add_event_gradient(NeuronTiles<Real>& sums, const EventRows& events, const Projected* d_u, const Threads& threads);
+
+// Whether every one of these values is finite.
+template <typename Scalar>
+bool all_finite(const Scalar* values, std::int64_t count, const Threads& threads);
+
+// grad_weight [H, C] += the transpose of the tiles.
+template <typename Real>
+void add_transposed(Real* grad_weight, const NeuronTiles<Real>& sums, const Threads& threads);
+
+}  // namespace leakypar::cpu
