@@ -1,4 +1,4 @@
-"""The CPU's scans on several threads: no race, and the same bits for any number of them."""
+"""The CPU's kernels on several threads: no race, and the same bits for any number of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
-def run_scans(folder: Path, *options: str) -> str:
-    """What tests/threads/scans.cpp, compiled with these options, prints last: a checksum of its results."""
-    program = folder / "scans"
-    sources = [ROOT / "tests" / "threads" / "scans.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+PROGRAMS = {"scans": "scan_*.cpp", "events": "events.cpp"}  # with what of csrc/cpu they run
+
+
+def run(name: str, folder: Path, *options: str) -> str:
+    """What a program of tests/threads, compiled with these options, prints last: a checksum of its results."""
+    program = folder / name
+    sources = [ROOT / "tests" / "threads" / f"{name}.cpp", *sorted((ROOT / "csrc" / "cpu").glob(PROGRAMS[name]))]
     flags = ["-std=c++20", "-ffp-contract=off", "-pthread", *options, f"-I{ROOT / 'csrc'}"]
     subprocess.run([str(COMPILER), *flags, *map(str, sources), "-o", str(program)], check=True)
     result = subprocess.run([program], capture_output=True, text=True, timeout=300)
@@ -32,15 +35,17 @@ def run_scans(folder: Path, *options: str) -> str:
 
 
 @needs_compiler
-def test_scans_do_not_depend_on_threads_or_vectors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_results_do_not_depend_on_threads_or_vectors(name: str, tmp_path: Path) -> None:
     """The program compares the bits of threads; its checksums are compared for every width of vectors here."""
-    checksums = {width: run_scans(tmp_path, "-O3", f"-DLEAKYPAR_WIDEST_VECTORS={width}") for width in (16, 32, 64)}
+    checksums = {width: run(name, tmp_path, "-O3", f"-DLEAKYPAR_WIDEST_VECTORS={width}") for width in (16, 32, 64)}
     assert len(set(checksums.values())) == 1, checksums
 
 
 @needs_compiler
-def test_scans_do_not_race(tmp_path: Path) -> None:
-    run_scans(tmp_path, "-O1", "-g1", "-fsanitize=thread")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_nothing_races(name: str, tmp_path: Path) -> None:
+    run(name, tmp_path, "-O1", "-g1", "-fsanitize=thread")
 
 
 @pytest.mark.skipif(unavailable(CPU) is not None, reason=str(unavailable(CPU)))
