@@ -1,11 +1,12 @@
-"""Counts the instructions that the CPU's scans take for an element, with valgrind, beside what their design predicts.
+"""Counts the instructions that the CPU's kernels take, with valgrind, beside what their design predicts.
 
     python -m tools.instructions
 
 A count does not depend on what else the machine does. Each is the difference between a long and a short run, over the
 elements by which they differ, so that what surrounds the loops drops out. The prediction counts a vector's instructions
 in the formulas at the top of `csrc/cpu/scan_forward.cpp` and `scan_backward.cpp`, one for each operation, load that no
-operation absorbs, and store, and three for the loop; a vector holds 32 bytes of state (AVX2).
+operation absorbs, and store, and three for the loop; a vector holds 32 bytes of state (AVX2). Those of the products
+with events (`csrc/cpu/events.h`) are counted for a one and 128 neurons, packing for an element.
 """
 
 from __future__ import annotations
@@ -57,10 +58,18 @@ LOOPS = [
 ]
 
 
-def build(folder: Path) -> Path:
-    """Compiles the scans and the program that runs them; returns the program."""
-    program = folder / "scan_loops"
-    sources = [ROOT / "tools" / "scan_loops.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+# A one adds 16 vectors: of weights to sums in registers, or of d_u in registers to sums in memory, which are loaded by
+# the addition and stored; finding it takes a count of zeros, a bit cleared, an address (2) and the loop (2). A vector
+# of packed elements takes a comparison with zero and one with the value, each with a shift or a mask, and both narrowed
+# to bytes (2 of 4); then the bytes are gathered to bits, 5 for 8 of them.
+EVENTS = {"pack": (5 + 2) / 8 + 5 / 8, "project": 16 + 6, "gradient": 2 * 16 + 6}
+ROWS, FEATURES, APART = 64, 1024, 16
+
+
+def build(folder: Path, name: str) -> Path:
+    """Compiles the kernels and a program of this folder that runs them; returns the program."""
+    program = folder / name
+    sources = [ROOT / "tools" / f"{name}.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
     compiler = shutil.which("c++")
     if compiler is None:
         raise FileNotFoundError("no C++ compiler: c++ is not on the path")
@@ -70,11 +79,10 @@ def build(folder: Path) -> Path:
     return program
 
 
-def collected(program: Path, loop: Loop, steps: int, repeats: int) -> int:
+def collected(program: Path, *arguments: object) -> int:
     """Instructions of a whole run of the program."""
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program)]
-    arguments = [loop.scan, loop.dtype, str(steps), str(CHANNELS), str(repeats)]
-    run = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    run = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=True)
     found = re.search(r"Collected : (\d+)", run.stderr)
     if found is None:
         raise ValueError(f"valgrind printed no count: {run.stderr}")
@@ -85,7 +93,8 @@ def counted(program: Path, loop: Loop) -> float:
     """Instructions an element: more repetitions of more steps, less what is not repeated, less what no step adds."""
 
     def repeated(steps: int) -> int:
-        return collected(program, loop, steps, 2) - collected(program, loop, steps, 1)
+        once, twice = (collected(program, loop.scan, loop.dtype, steps, CHANNELS, repeats) for repeats in (1, 2))
+        return twice - once
 
     return (repeated(LONG) - repeated(SHORT)) / ((LONG - SHORT) * CHANNELS)
 
@@ -96,10 +105,16 @@ def main() -> int:
         print("valgrind is not installed", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        program = build(Path(folder))
+        program = build(Path(folder), "scan_loops")
         print("scan              element    counted  predicted   instructions an element")
         for loop in LOOPS:
             print(f"{loop.scan:17} {loop.dtype:9} {counted(program, loop):8.2f} {loop.instructions / loop.lanes:10.2f}")
+        program = build(Path(folder), "event_loops")
+        print("events    counted  predicted   instructions an element packed, or a one beside 128 neurons")
+        for name, predicted in EVENTS.items():
+            once, twice = (collected(program, name, ROWS, repeats) for repeats in (1, 2))
+            each = ROWS * FEATURES / (1 if name == "pack" else APART)
+            print(f"{name:9} {(twice - once) / each:8.2f} {predicted:10.2f}")
     return 0
 
 
