@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import launch_plan, ops, surrogate, validation
+from . import launch_plan, layer_operator, ops, surrogate, validation
 
 _Kernel = tuple[int, float, float]
 """A surrogate as the kernels take it: its kind and two parameters."""
@@ -271,6 +272,9 @@ class _Gradients(torch.autograd.Function):
         return _unfolded(_Gradients.apply(*named.values()), batch, B, N)
 
 
+if ops.is_available("cpu"):
+    layer_operator.register_derivative(_Scan)
+
 _SCAN_INPUTS = tuple(inspect.signature(_Scan.forward).parameters)
 _GRADIENTS_INPUTS = tuple(inspect.signature(_Gradients.forward).parameters)
 
@@ -365,6 +369,24 @@ class _SpikesOfMembrane(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _recorded_spikes(
+    spikes: Tensor,
+    membrane: Tensor,
+    threshold: Tensor,
+    gain: Tensor,
+    seed: Tensor | None,
+    dropout: float,
+    spike_grad: surrogate.SpikeGrad,
+) -> Tensor:
+    """`_SpikesOfMembrane` in plain operations, for torch.export: the kernel's spikes, and 0 with their gradient."""
+    state = validation.state_dtype(membrane.dtype)
+    seen = membrane.to(state)
+    if seed is not None:
+        seen = seen * _dropout_factors(seed, dropout, membrane)
+    again = spike_grad(seen - threshold.reshape(-1).to(state)) * gain.reshape(-1).to(state)
+    return spikes.detach() + (again - again.detach()).to(spikes.dtype)
 
 
 def _summed(values: Tensor, like: Tensor) -> Tensor:
@@ -551,7 +573,8 @@ def run(
         v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
         spikes = (validation.check_spikes(spike_grad(v), v) * gain).to(dtype)
     elif return_membrane and kernel[0] != surrogate.disabled.kind and (membrane.requires_grad or not _is_plain()):
-        spikes = _SpikesOfMembrane.apply(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
+        of_membrane = _recorded_spikes if torch.compiler.is_exporting() else _SpikesOfMembrane.apply
+        spikes = of_membrane(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
     results = [spikes]
     if return_membrane:
         results.append(membrane)
@@ -589,6 +612,12 @@ def _run(
         or forward_ad._current_level >= 0
         or (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors))
     ):
+        if torch.compiler.is_exporting():
+            if interval is not None:
+                warnings.warn(
+                    "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
+                )
+            return layer_operator.layer(*tensors, seed, dropout, kernel or _NO_GRADIENT, taken, request)
         function = _ScanOfACall if plain and not torch.compiler.is_compiling() else _Scan
         results: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(  # type: ignore[no-untyped-call]
             *tensors, seed, dropout, kernel, taken, interval, request

@@ -195,7 +195,9 @@ def checkpoint_interval(T: int, N: int, dtype: torch.dtype) -> int:
         N: batch.
         dtype: compute dtype.
     """
-    return max(32 if dtype.itemsize < 4 else 16, T // 64, 128 // max(N, 1))
+    largest: Any = torch.sym_max  # which leaves open what a graph leaves open
+    interval: int = largest(largest(32 if dtype.itemsize < 4 else 16, T // 64), 128 // largest(N, 1))
+    return interval
 
 
 def rnn_tf32() -> bool:

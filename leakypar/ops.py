@@ -45,7 +45,8 @@ def unavailable_reason(device_type: str) -> str:
     )
 
 
-def _allow_tf32(tensor: Tensor) -> bool:
+def allow_tf32(tensor: Tensor) -> bool:
+    """Whether a product of this tensor may round its operands to TF32."""
     return tensor.is_cuda and tensor.dtype == torch.float32 and rnn_tf32()
 
 
@@ -114,7 +115,7 @@ def forward(
         seed,
         dropout,
         outputs,
-        _allow_tf32(x),
+        allow_tf32(x),
         request.forward,
         checkpoint_interval or request.gemm_chunk,
         request.tiles,
@@ -192,7 +193,7 @@ def backward(
         dropout,
         *surrogate,
         outputs,
-        _allow_tf32(like),
+        allow_tf32(like),
         request.backward,
         checkpoint_interval or request.backward_gemm_chunk,
     )
@@ -226,13 +227,18 @@ def register_shapes(namespace: str) -> None:
         def shaped(output: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return x.new_empty(shape, dtype=dtype) if outputs & output else x.new_empty(0)
 
-        checkpoints = max(-(-T // gemm_chunk) - 1, 0) if gemm_chunk else 0
+        largest: Any = torch.sym_max  # which leaves open what a graph leaves open
+        checkpoints = largest(-(-T // gemm_chunk) - 1, 0) if gemm_chunk else 0
         return (
             shaped(SPIKES, (T, N, H), x.dtype),
             shaped(MEMBRANE, (T, N, H), x.dtype),
             shaped(CHECKPOINTS, (checkpoints, N, H), state),
             shaped(FINAL_MEMBRANE, (N, H), state),
         )
+
+    def layer_shapes(*arguments: Any) -> tuple[Tensor, ...]:
+        # All but what only the backward needs: the surrogate, and the last two.
+        return forward_shapes(*arguments[:10], *arguments[13:18])
 
     def backward_shapes(
         grad_spikes: Tensor | None,
@@ -279,6 +285,7 @@ def register_shapes(namespace: str) -> None:
         )
 
     torch.library.register_fake(f"{namespace}::forward", forward_shapes)
+    torch.library.register_fake(f"{namespace}::layer", layer_shapes)
     torch.library.register_fake(f"{namespace}::backward", backward_shapes)
     fragment = torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("forward", "backward"):

@@ -84,7 +84,7 @@ TF32 = Implementation("emulated-project_scan-tf32", "cpu", False, run_tf32)
 @pytest.fixture
 def tf32(monkeypatch: pytest.MonkeyPatch) -> Iterator[Implementation]:
     """The layer on the emulated kernels, with TF32 allowed."""
-    monkeypatch.setattr(ops, "_allow_tf32", lambda tensor: tensor.dtype == torch.float32)
+    monkeypatch.setattr(ops, "allow_tf32", lambda tensor: tensor.dtype == torch.float32)
     with emulation():
         yield TF32
 

@@ -114,4 +114,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
   });
 }
 
+// The forward of a call whose graph is kept, by torch.export: it also names all that the backward needs, so that Python can
+// register the derivative (leakypar/layer_operator.py) and a program without Python can still run it.
+template <typename Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer(
+    Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain,
+    MaybeTensor initial_membrane, MaybeTensor seed, double dropout, std::int64_t /* surrogate */, double /* p0 */,
+    double /* p1 */, std::int64_t outputs, bool allow_tf32, std::optional<std::string> method,
+    std::optional<std::int64_t> gemm_chunk, std::optional<std::vector<std::int64_t>> tiles,
+    std::optional<std::string> /* backward_method */, std::optional<std::int64_t> /* backward_gemm_chunk */) {
+  return forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, dropout, outputs,
+                         allow_tf32, method, gemm_chunk, tiles);
+}
+
 }  // namespace leakypar

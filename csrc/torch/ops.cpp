@@ -25,18 +25,24 @@ STABLE_TORCH_LIBRARY(LEAKYPAR_NAMESPACE, library) {
   library.def(
       "forward(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
       "Tensor? initial_membrane, Tensor? seed, float dropout, int outputs, bool allow_tf32, str? method, "
-      "int? gemm_chunk, int[]? tiles) -> (Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)");
+      "SymInt? gemm_chunk, int[]? tiles) -> (Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)");
+  library.def(
+      "layer(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
+      "Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, float p1, int outputs, "
+      "bool allow_tf32, str? method, SymInt? gemm_chunk, int[]? tiles, str? backward_method, int? backward_gemm_chunk) -> "
+      "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)");
   library.def(
       "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_final_membrane, Tensor? membrane, "
       "Tensor? checkpoints, Tensor? x, Tensor? weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, "
       "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, "
-      "float p1, int outputs, bool allow_tf32, str? method, int? gemm_chunk) -> (Tensor grad_x, Tensor grad_weight, "
+      "float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk) -> (Tensor grad_x, Tensor grad_weight, "
       "Tensor grad_decay, Tensor grad_bias, Tensor grad_threshold, Tensor grad_gain, Tensor grad_initial_membrane)");
 }
 
 #ifndef LEAKYPAR_EMULATED
 STABLE_TORCH_LIBRARY_IMPL(LEAKYPAR_NAMESPACE, CPU, library) {
   library.impl("forward", TORCH_BOX(&leakypar::forward<leakypar::Cpu>));
+  library.impl("layer", TORCH_BOX(&leakypar::layer<leakypar::Cpu>));
   library.impl("backward", TORCH_BOX(&leakypar::backward<leakypar::Cpu>));
 }
 #endif
@@ -44,6 +50,7 @@ STABLE_TORCH_LIBRARY_IMPL(LEAKYPAR_NAMESPACE, CPU, library) {
 #ifdef LEAKYPAR_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(LEAKYPAR_NAMESPACE, LEAKYPAR_CUDA_KEY, library) {
   library.impl("forward", TORCH_BOX(&leakypar::forward<leakypar::Cuda>));
+  library.impl("layer", TORCH_BOX(&leakypar::layer<leakypar::Cuda>));
   library.impl("backward", TORCH_BOX(&leakypar::backward<leakypar::Cuda>));
 }
 #endif
