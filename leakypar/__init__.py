@@ -4,6 +4,7 @@
 fused kernels where they were built (`build_info()` tells), and the layer runs through `nn.RNN` everywhere.
 """
 
+from . import flops as flops  # it registers the formulas
 from . import reference, surrogate
 from .build_info import build_info
 from .functional import leaky_parallel

@@ -204,3 +204,6 @@ def rnn_tf32() -> bool:
     """Whether float32 products may take TF32: the layer stands in for nn.RNN, and follows its switch."""
     rnn: Any = torch.backends.cudnn.rnn  # its attributes are made at run time
     return bool(rnn.fp32_precision == "tf32")
+
+
+torch.serialization.add_safe_globals([Plan, Tiles])  # which torch.load then takes from a checkpoint of weights only
