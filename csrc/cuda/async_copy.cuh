@@ -23,6 +23,17 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, int valid
   }
 }
 
+// The same of 16 bytes or of none, when `from` may be any address at all: one instruction, where a count of valid bytes that
+// the compiler does not know takes seven more.
+__device__ __forceinline__ void copy_async_or_zero(void* to, const void* from, bool there) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile(
+      "{ .reg .pred ignore; setp.eq.u32 ignore, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, ignore; }" ::"r"(
+          address),
+      "l"(from), "r"(static_cast<unsigned>(there))
+      : "memory");
+}
+
 // Makes a group of the copies issued since the last group.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -34,6 +45,9 @@ __device__ __forceinline__ void wait_copies() {
 template <int Bytes>
 void copy_async(void* to, const void* from, int valid) {
   leakypar_emulation::copy_async(to, from, Bytes, static_cast<std::size_t>(valid));
+}
+inline void copy_async_or_zero(void* to, const void* from, bool there) {
+  leakypar_emulation::copy_async(to, there ? from : to, 16, there ? 16 : 0);
 }
 inline void commit_copies() { leakypar_emulation::commit_copies(); }
 template <int Pending>

@@ -52,15 +52,33 @@ __device__ __forceinline__ Packet<Scalar, Width> load(const Scalar* from) {
   return *reinterpret_cast<const Packet<Scalar, Width>*>(from);
 }
 
+// A vector leaves as one store. It is put together as words and stored through a type of the hardware's: of a struct of
+// elements the compiler makes a store for each.
+template <typename Scalar, int Width>
+__device__ __forceinline__ void store_packet(Scalar* to, const Packet<Scalar, Width>& packet) {
+  constexpr int bytes = sizeof packet;
+  if constexpr (bytes == 16) {
+    uint4 words;
+    memcpy(&words, &packet, bytes);
+    __stcg(reinterpret_cast<uint4*>(to), words);
+  } else if constexpr (bytes == 8) {
+    uint2 words;
+    memcpy(&words, &packet, bytes);
+    __stcg(reinterpret_cast<uint2*>(to), words);
+  } else {
+    *reinterpret_cast<Packet<Scalar, Width>*>(to) = packet;
+  }
+}
+
 template <int Width, typename Scalar>
 __device__ __forceinline__ void store(Scalar* to, const State<Scalar> (&values)[Width]) {
   Packet<Scalar, Width> packet;
 #pragma unroll
   for (int i = 0; i < Width; ++i) packet.element[i] = narrow<Scalar>(values[i]);
-  *reinterpret_cast<Packet<Scalar, Width>*>(to) = packet;
+  store_packet(to, packet);
 }
 
-// State arrays ([N, H] carries, partial sums) are read and written once a thread, a column at a time.
+// State arrays ([N, H] membranes, partial sums) are read and written once a thread, a column at a time.
 template <int Width, typename Real>
 __device__ __forceinline__ void load_state(Real (&values)[Width], const Real* from, std::int64_t column) {
 #pragma unroll
@@ -80,28 +98,58 @@ __device__ __forceinline__ void add_state(Real* to, std::int64_t column, const R
   for (int i = 0; i < Width; ++i) to[column + i] += values[i];
 }
 
-template <typename Real>
-__device__ __forceinline__ Real read(const Parameter& parameter, std::int64_t neuron) {
-  if (parameter.data == nullptr) return Real(0);
-  const std::int64_t at = neuron * parameter.stride;
-  switch (parameter.dtype) {
-    case DType::float32:
-      return static_cast<Real>(static_cast<const float*>(parameter.data)[at]);
-    case DType::float64:
-      return static_cast<Real>(static_cast<const double*>(parameter.data)[at]);
-    case DType::float16:
-      return static_cast<Real>(widen(static_cast<const float16*>(parameter.data)[at]));
-    case DType::bfloat16:
-      return static_cast<Real>(widen(static_cast<const bfloat16*>(parameter.data)[at]));
+// The neuron of a column without a 64-bit division, which is a call of some hundred instructions: the host divides once,
+// and with reciprocal = floor((2^64 - 1) / H) the upper half of a product is the quotient, or one less than it.
+struct NeuronOf {
+  std::uint64_t H, reciprocal;
+
+  explicit NeuronOf(std::int64_t H) : H(static_cast<std::uint64_t>(H)), reciprocal(~std::uint64_t{0} / this->H) {}
+
+  __device__ __forceinline__ std::int64_t operator()(std::int64_t column) const {
+    const auto c = static_cast<std::uint64_t>(column);
+    const std::uint64_t rest = c - __umul64hi(c, reciprocal) * H;
+    return static_cast<std::int64_t>(rest < H ? rest : rest - H);
   }
-  return Real(0);
+};
+
+// The values of Width neighbouring columns of one parameter, from the first one's neuron on.
+template <typename Element, int Width, typename Real>
+__device__ __forceinline__ void gather(Real (&values)[Width], const Parameter& parameter, std::int64_t neuron,
+                                       std::int64_t H) {
+  const auto* data = static_cast<const Element*>(parameter.data);
+  if (data == nullptr) {
+#pragma unroll
+    for (int i = 0; i < Width; ++i) values[i] = Real(0);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    values[i] = static_cast<Real>(widen(data[neuron * parameter.stride]));
+    neuron = neuron + 1 == H ? 0 : neuron + 1;
+  }
 }
 
+// One switch a parameter.
 template <int Width, typename Real>
-__device__ __forceinline__ void read(Real (&values)[Width], const Parameter& parameter, std::int64_t column,
+__device__ __forceinline__ void read(Real (&values)[Width], const Parameter& parameter, std::int64_t neuron,
                                      std::int64_t H) {
-#pragma unroll
-  for (int i = 0; i < Width; ++i) values[i] = read<Real>(parameter, (column + i) % H);
+  switch (parameter.dtype) {
+    case DType::float32:
+      return gather<float>(values, parameter, neuron, H);
+    case DType::float64:
+      return gather<double>(values, parameter, neuron, H);
+    case DType::float16:
+      return gather<float16>(values, parameter, neuron, H);
+    case DType::bfloat16:
+      return gather<bfloat16>(values, parameter, neuron, H);
+  }
+}
+
+template <typename Real>
+__device__ __forceinline__ Real read(const Parameter& parameter, std::int64_t neuron) {
+  Real value[1];
+  read(value, parameter, neuron, neuron + 2);
+  return value[0];
 }
 
 }  // namespace leakypar::cuda

@@ -39,12 +39,20 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* flag) {
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
   return value;
 }
+__device__ __forceinline__ unsigned load_relaxed(const unsigned* flag) {
+  unsigned value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
 __device__ __forceinline__ void store_release(unsigned* flag, unsigned value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 #else
 inline unsigned load_acquire(const unsigned* flag) {
   return std::atomic_ref<unsigned>(*const_cast<unsigned*>(flag)).load(std::memory_order_acquire);
+}
+inline unsigned load_relaxed(const unsigned* flag) {
+  return std::atomic_ref<unsigned>(*const_cast<unsigned*>(flag)).load(std::memory_order_relaxed);
 }
 inline void store_release(unsigned* flag, unsigned value) {
   std::atomic_ref<unsigned>(*flag).store(value, std::memory_order_release);
@@ -136,47 +144,87 @@ struct Place {
 
 template <int Width, typename Map>
 __device__ __forceinline__ Place take_place(const LookBack<Map>& book, const Tiling& tiling, unsigned* ticket) {
-  std::int64_t block = blockIdx.x;
+  unsigned block = blockIdx.x;
   if (tiling.time_tiles > 1) {
     if (threadIdx.x == 0) *ticket = atomicAdd(book.ticket, 1u);
     __syncthreads();
     block = *ticket;
   }
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  const std::int64_t channel_tile = block % tiling.channel_tiles;
-  return {block / tiling.channel_tiles, channel_tile, (channel_tile * warp_lanes + lane) * Width, lane,
+  const auto channel_tiles = static_cast<unsigned>(tiling.channel_tiles);  // a grid has fewer than 2^31 blocks
+  const unsigned time_tile = block / channel_tiles;
+  const std::int64_t channel_tile = block - time_tile * channel_tiles;
+  return {time_tile, channel_tile, (channel_tile * warp_lanes + lane) * Width, lane,
           static_cast<int>(threadIdx.x) / warp_lanes};
 }
 
-// The map of a time tile, as its block leaves it for the blocks after it. Cache hints: other multiprocessors read it.
-template <typename Map>
-__device__ __forceinline__ void store_aggregate(const LookBack<Map>& book, const Tiling& tiling, std::int64_t time_tile,
-                                                std::int64_t column, const Map& map) {
-  using Real = decltype(Map::offset);
-  constexpr int fields = LookBack<Map>::fields;
-  Real values[fields];
-  memcpy(values, &map, sizeof values);
-  Real* to = book.aggregates + time_tile * fields * tiling.M + column;
+// Width neighbouring values that other multiprocessors write or read, as one access where that is 16 bytes wide. They pass
+// the first-level cache by.
+template <int Width, typename Real>
+__device__ __forceinline__ void load_published(Real (&values)[Width], const Real* from) {
+  if constexpr (sizeof values == 16) {
+    const uint4 words = __ldcg(reinterpret_cast<const uint4*>(from));
+    memcpy(values, &words, sizeof values);
+  } else {
 #pragma unroll
-  for (int f = 0; f < fields; ++f) __stcg(to + f * tiling.M, values[f]);
+    for (int i = 0; i < Width; ++i) values[i] = __ldcg(from + i);
+  }
 }
 
-// Makes a warp's stores visible before its flag is. Every lane fences its own stores; lane 0 speaks for all.
+template <int Width, typename Real>
+__device__ __forceinline__ void store_published(Real* to, const Real (&values)[Width]) {
+  if constexpr (sizeof values == 16) {
+    uint4 words;
+    memcpy(&words, values, sizeof values);
+    __stcg(reinterpret_cast<uint4*>(to), words);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Width; ++i) __stcg(to + i, values[i]);
+  }
+}
+
+// The maps of a time tile, as its block leaves them for the blocks after it.
+template <typename Map, int Width>
+__device__ __forceinline__ void store_aggregate(const LookBack<Map>& book, const Tiling& tiling, std::int64_t time_tile,
+                                                std::int64_t column, const Map (&maps)[Width]) {
+  using Real = decltype(Map::offset);
+  constexpr int fields = LookBack<Map>::fields;
+  Real values[fields][Width];
+#pragma unroll
+  for (int i = 0; i < Width; ++i) {
+    Real map[fields];
+    memcpy(map, &maps[i], sizeof map);
+#pragma unroll
+    for (int f = 0; f < fields; ++f) values[f][i] = map[f];
+  }
+  Real* to = book.aggregates + time_tile * fields * tiling.M + column;
+#pragma unroll
+  for (int f = 0; f < fields; ++f) store_published(to + f * tiling.M, values[f]);
+}
+
+// Makes a warp's stores visible before its flag is. In the PTX memory model: each lane's stores come before its arrival at
+// the warp's barrier, which synchronizes with lane 0's departure; lane 0's release, at the scope of the device, is
+// cumulative, so that it covers what came before it in that order, and not lane 0's own stores alone. A fence of each lane
+// would say the same once more.
 __device__ __forceinline__ void publish(unsigned* flag, Published state, int lane) {
-  __threadfence();
   __syncwarp();
   if (lane == 0) store_release(flag, state);
 }
 
 // Step 2 above, by one warp: the carry into a time tile that has predecessors. power: of the decays, to a tile's steps.
+//
+// The polls are relaxed: an acquire invalidates the first-level cache each time it is asked. What was polled is then read
+// once more as an acquire. It sees that state or a later one, since reads of one word are coherent; either is the release of
+// a thread whose earlier stores, the ones read below, come before it. The barrier hands what one lane acquired to all.
 template <typename Map, int Width, typename Real = decltype(Map::offset)>
 __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<Map>& book, const Tiling& tiling,
                                           const Place& place, const Power<Real> (&power)[Width]) {
+  constexpr int fields = LookBack<Map>::fields;
   const std::int64_t watched = place.time_tile - 1 - place.lane;  // lane i watches the i-th predecessor
+  const unsigned* const flag = book.flags + watched * tiling.channel_tiles + place.channel_tile;
   int nearest;
   for (;;) {
-    const unsigned state =
-        watched >= 0 ? load_acquire(book.flags + watched * tiling.channel_tiles + place.channel_tile) : none;
+    const unsigned state = watched >= 0 ? load_relaxed(flag) : none;
     const unsigned published = __ballot_sync(all_lanes, state != none);
     const unsigned complete = __ballot_sync(all_lanes, state == inclusive);
     nearest = __ffs(static_cast<int>(complete)) - 1;
@@ -184,22 +232,24 @@ __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<M
     if (nearest >= 0 && (published & nearer) == nearer) break;
     __nanosleep(32);
   }
+  if (place.lane <= nearest) load_acquire(flag);
   __syncwarp();  // what any lane acquired, every lane may now read
   if (place.column >= tiling.M) return;
 
-  const Real* from = book.inclusives + (place.time_tile - 1 - nearest) * tiling.M + place.column;
+  load_published(carry, book.inclusives + (place.time_tile - 1 - nearest) * tiling.M + place.column);
+  const Real* stored = book.aggregates + (place.time_tile - nearest) * fields * tiling.M + place.column;
+#pragma unroll 4  // the loads of four tiles' maps are in flight together
+  for (int tile = 0; tile < nearest; ++tile, stored += fields * tiling.M) {
+    Real values[fields][Width];
 #pragma unroll
-  for (int i = 0; i < Width; ++i) carry[i] = __ldcg(from + i);
-#pragma unroll 4
-  for (std::int64_t tile = place.time_tile - nearest; tile < place.time_tile; ++tile) {
-    const Real* stored = book.aggregates + tile * LookBack<Map>::fields * tiling.M + place.column;
+    for (int f = 0; f < fields; ++f) load_published(values[f], stored + f * tiling.M);
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      Real fields[LookBack<Map>::fields];
+      Real of_column[fields];
 #pragma unroll
-      for (int f = 0; f < LookBack<Map>::fields; ++f) fields[f] = __ldcg(stored + f * tiling.M + i);
+      for (int f = 0; f < fields; ++f) of_column[f] = values[f][i];
       Map map;
-      memcpy(&map, fields, sizeof map);
+      memcpy(&map, of_column, sizeof map);
       carry[i] = map(carry[i], power[i]);
     }
   }
@@ -257,19 +307,17 @@ __device__ __forceinline__ void carry_into_run(Real (&carry)[Width], const Map (
     for (int i = 0; i < Width; ++i) tile_power[i] = Power<Real>::of(decay[i], tiling.warps * TimeTiling::run);
     if (place.time_tile > 0) {
       if (has_successor) {
-        if (active) {
-#pragma unroll
-          for (int i = 0; i < Width; ++i) store_aggregate(book, tiling, place.time_tile, place.column + i, tile_map[i]);
-        }
+        if (active) store_aggregate(book, tiling, place.time_tile, place.column, tile_map);
         publish(flag, aggregate, place.lane);
       }
       look_back(carry, book, tiling, place, tile_power);
     }
     if (has_successor) {
       if (active) {
-        Real* to = book.inclusives + place.time_tile * tiling.M + place.column;
+        Real after[Width];
 #pragma unroll
-        for (int i = 0; i < Width; ++i) __stcg(to + i, tile_map[i](carry[i], tile_power[i]));
+        for (int i = 0; i < Width; ++i) after[i] = tile_map[i](carry[i], tile_power[i]);
+        store_published(book.inclusives + place.time_tile * tiling.M + place.column, after);
       }
       publish(flag, inclusive, place.lane);
     }

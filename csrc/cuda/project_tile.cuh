@@ -1,4 +1,4 @@
-// What a block of project_scan.cu works on: its copies into shared memory, its threads' places, and the product of a k_slice.
+// What a block of project_scan.cuh works on: its copies into shared memory, its threads' places, and the product of a k_slice.
 #pragma once
 
 #include "../kernels.h"
@@ -35,14 +35,18 @@ __device__ __forceinline__ int neuron_of_row(int p) {
   return p / warp_neurons * warp_neurons + neuron_of<Scalar>(p % 8, p % warp_neurons / 8);
 }
 
-// A piece of 16 bytes, `valid` of them, in copies of Bytes. Below four bytes there is no asynchronous copy.
+// A piece of 16 bytes, `valid` of them and zeros, in copies of Bytes, of which `valid` is a multiple. Below four bytes there
+// is no asynchronous copy. With none valid, `from` is not read, and may be any address; fallback is a valid one, which
+// narrow copies need even when they copy 0 bytes.
 template <typename Scalar, int Bytes>
-__device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned char* from, int valid) {
-  if constexpr (Bytes >= 4) {
+__device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned char* from, int valid,
+                                           const unsigned char* fallback) {
+  if constexpr (Bytes == piece_bytes) {
+    copy_async_or_zero(to, from, valid > 0);
+  } else if constexpr (Bytes >= 4) {
 #pragma unroll
     for (int at = 0; at < piece_bytes; at += Bytes) {
-      const int left = valid - at < 0 ? 0 : valid - at;
-      copy_async<Bytes>(to + at, from + (left > 0 ? at : 0), left < Bytes ? left : Bytes);
+      copy_async<Bytes>(to + at, at < valid ? from + at : fallback, at < valid ? Bytes : 0);
     }
   } else {
     Packet<Scalar, piece_bytes / static_cast<int>(sizeof(Scalar))> packet = {};
@@ -55,38 +59,61 @@ __device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned cha
   }
 }
 
-// One k-slice of Rows rows into a slot. row_at(p) is where row p of the product begins, null for a row of zeros.
-// fallback: any valid address; cp.async needs one even when it copies 0 bytes.
-template <typename Scalar, int Rows, int Bytes, typename RowAt>
+// Where one thread copies an operand's rows from. It has Rows / 16 of them, half behind each of two addresses, a constant
+// stride apart, so that a copy costs an addition and not the way from its row to a neuron or to a time step and batch row.
+// Rows past the first `there` of a half are rows of zeros.
+struct CopySource {
+  const unsigned char* half[2];
+  std::int64_t stride;  // bytes
+  int there[2];
+};
+
+// How many of `count` indices first, first + step, ... lie below the limit.
+__device__ __forceinline__ int below(std::int64_t first, int step, std::int64_t limit, int count) {
+  const std::int64_t left = limit - first;
+  const int near = left < 0 ? 0 : left < step * count ? static_cast<int>(left) : step * count;
+  return static_cast<int>(static_cast<unsigned>(near + step - 1) / static_cast<unsigned>(step));
+}
+
+inline constexpr int rows_at_once = ProjectTiles::threads / pieces;  // a multiple of 8: the place within a row stays
+
+// One k-slice of Rows rows into a slot; row_of(i) is the row of the thread's copy i.
+template <typename Scalar, int Rows, int Bytes, typename RowOf>
 __device__ __forceinline__ void copy_rows(unsigned char* slot, std::int64_t k_slice, std::int64_t row_bytes,
-                                          const Scalar* fallback, const RowAt& row_at) {
+                                          const Scalar* fallback, const CopySource& source, const RowOf& row_of) {
+  constexpr int count = Rows / rows_at_once;
   const int piece = static_cast<int>(threadIdx.x) % pieces, first = static_cast<int>(threadIdx.x) / pieces;
   const std::int64_t offset = k_slice * k_slice_bytes + piece * piece_bytes;
   const std::int64_t left = row_bytes - offset;
-  const int whole = static_cast<int>(left < 0 ? 0 : (left < piece_bytes ? left : piece_bytes));
+  const int whole = left <= 0 ? 0 : left < piece_bytes ? static_cast<int>(left) : piece_bytes;
   unsigned char* const to = slot + first * k_slice_bytes + (piece ^ (first % pieces)) * piece_bytes;
-  constexpr int rows_at_once = ProjectTiles::threads / pieces;  // a multiple of 8: the place within a row stays
-#pragma unroll 1  // unrolled, every row's address is kept in registers for the next k_slice
-  for (int i = 0; i < Rows / rows_at_once; ++i) {
-    const Scalar* const row = row_at(first + i * rows_at_once);
-    const int valid = row != nullptr ? whole : 0;
-    const auto* from = reinterpret_cast<const unsigned char*>(valid > 0 ? row : fallback);
-    copy_piece<Scalar, Bytes>(to + i * rows_at_once * k_slice_bytes, from + (valid > 0 ? offset : 0), valid);
+  const unsigned char* low = source.half[0] + offset;
+  const unsigned char* high = source.half[1] + offset;
+  const int low_there = whole > 0 ? source.there[0] : 0, high_there = whole > 0 ? source.there[1] : 0;
+#pragma unroll(Bytes == piece_bytes ? count : 1)  // narrower copies are rare, and their code need not be large
+  for (int i = 0; i < count; ++i) {
+    const bool second = i >= count / 2;
+    const bool there = second ? i - count / 2 < high_there : i < low_there;
+    copy_piece<Scalar, Bytes>(to + row_of(i) * rows_at_once * k_slice_bytes, second ? high : low, there ? whole : 0,
+                              reinterpret_cast<const unsigned char*>(fallback));
+    (second ? high : low) += source.stride;
   }
 }
 
-template <typename Scalar, int Rows, typename RowAt>
+template <typename Scalar, int Rows, typename RowOf>
 __device__ __forceinline__ void copy_k_slice(unsigned char* slot, int access, std::int64_t k_slice,
-                                             std::int64_t row_bytes, const Scalar* fallback, const RowAt& row_at) {
+                                             std::int64_t row_bytes, const Scalar* fallback, const CopySource& source,
+                                             const RowOf& row_of) {
   switch (access) {
     case 16:
-      return copy_rows<Scalar, Rows, 16>(slot, k_slice, row_bytes, fallback, row_at);
+      return copy_rows<Scalar, Rows, 16>(slot, k_slice, row_bytes, fallback, source, row_of);
     case 8:
-      return copy_rows<Scalar, Rows, 8>(slot, k_slice, row_bytes, fallback, row_at);
+      return copy_rows<Scalar, Rows, 8>(slot, k_slice, row_bytes, fallback, source, row_of);
     case 4:
-      return copy_rows<Scalar, Rows, 4>(slot, k_slice, row_bytes, fallback, row_at);
+      return copy_rows<Scalar, Rows, 4>(slot, k_slice, row_bytes, fallback, source, row_of);
     default:
-      return copy_rows<Scalar, Rows, static_cast<int>(sizeof(Scalar))>(slot, k_slice, row_bytes, fallback, row_at);
+      return copy_rows<Scalar, Rows, static_cast<int>(sizeof(Scalar))>(slot, k_slice, row_bytes, fallback, source,
+                                                                       row_of);
   }
 }
 
@@ -99,8 +126,9 @@ struct Thread {
   std::int64_t team;                     // of blocks that share neurons and batch rows
   int time_runs, time_shift;             // runs of one batch row in a tile: 1 << time_shift
 
-  template <typename Scalar>
-  __device__ __forceinline__ Thread(const ProjectScan<Scalar>& args, const ProjectTiles& tiles) {
+  // teams: as ProjectTiles has it, counted by the host. All divisions are of 32 bits, since a grid has fewer than 2^31
+  // blocks: one of 64 bits is a call of some hundred instructions.
+  __device__ __forceinline__ Thread(const ProjectTiles& tiles, unsigned teams, std::int64_t H) {
     const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
     lane = static_cast<int>(threadIdx.x) % warp_lanes;
     group = lane / 4;
@@ -108,16 +136,24 @@ struct Thread {
     warp_row = warp / 2;
     warp_column = warp % 2;
     run = 4 * warp_column + quad;
-    team = blockIdx.x % tiles.teams(args.N, args.H);
-    const std::int64_t neuron_tiles = tiles.neuron_tiles(args.H);
-    first_neuron = team % neuron_tiles * ProjectTiles::neurons;
-    first_row = team / neuron_tiles * tiles.batch_rows;
+    const unsigned of_teams = blockIdx.x % teams;
+    const auto neuron_tiles = static_cast<unsigned>(tiles.neuron_tiles(H));
+    team = of_teams;
+    first_neuron = static_cast<std::int64_t>(of_teams % neuron_tiles) * ProjectTiles::neurons;
+    first_row = static_cast<std::int64_t>(of_teams / neuron_tiles) * tiles.batch_rows;
     time_runs = ProjectTiles::runs / tiles.batch_rows;
     time_shift = __ffs(time_runs) - 1;
   }
 
   __device__ __forceinline__ std::int64_t row_of(int run) const { return first_row + (run >> time_shift); }
   __device__ __forceinline__ int place_in_time(int run) const { return run & (time_runs - 1); }
+
+  // As ProjectTiles has it: a tile's steps are a power of two.
+  template <int Pairs>
+  __device__ __forceinline__ std::int64_t time_tiles(std::int64_t T) const {
+    const int shift = time_shift + (Pairs == 8 ? 4 : 3);
+    return (T + (std::int64_t{1} << shift) - 1) >> shift;
+  }
 };
 
 // A block's shared memory; plan/project.h counts its bytes.

@@ -7,15 +7,24 @@
 // indicator is 0 at a membrane of zero and 1 at NaN, as relu's derivative is in torch.
 //
 // Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and time tile 0 is the last.
-//   sequential: a thread walks all T steps of 16 bytes of channels; rings of loads run ahead of the walk.
+//   sequential: a thread walks all T steps of 16 bytes of channels; a ring of copies to shared memory runs ahead of the walk.
 //   look_back:  a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps. The recurrence in r is linear, so
 //               a thread composes its steps to one affine map, and the rest is as in the forward scan.
+//
+// schedule scan_backward_sequential<*>: in_flight = 8, divisions = 0, spills = 0
+// schedule scan_backward_sequential<*, true>: step_calls = 0, stores_16 = 1
+// schedule scan_backward_sequential<float, 4, true>: step_instructions <= 220
+// schedule scan_backward_sequential<*float16, 8, true>: step_instructions <= 420
+// schedule scan_backward_look_back<*>: divisions = 0, fences_sc = 0, fences = 2, polls_that_invalidate = 0, spills = 0
+// schedule scan_backward_look_back<float, 4, *>: stores_16 = 11, stores_8 = 0
+// schedule scan_backward_look_back<*float16, 4, *>: stores_16 = 3, stores_8 = 8
 //
 // Bytes moved, an element: the membrane and each gradient given are read, d_u is written. The sums add at most four
 // state values a channel and time tile.
 #include "../kernels.h"
 #include "../math/clamp_affine.h"
 #include "channels.cuh"
+#include "copy_ring.cuh"
 #include "dropout.cuh"
 #include "launch.cuh"
 #include "look_back.cuh"
@@ -24,7 +33,7 @@ namespace leakypar::cuda {
 namespace {
 
 constexpr int sequential_threads = 128;
-constexpr int sequential_ring = sequential_depth / 2;  // two arrays are read where the forward scan reads one
+constexpr int backward_depth = sequential_depth / 2;  // two or three arrays are read where the forward scan reads one
 
 // The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, and there is no dropout: the common
 // case carries one formula and no generator. Otherwise both are as the arguments say.
@@ -42,10 +51,10 @@ struct BackwardChannels {
   Real decay[Width], threshold[Width], gain[Width];
   Real sum_bias[Width] = {}, sum_decay[Width] = {}, sum_threshold[Width] = {}, sum_gain[Width] = {};
 
-  __device__ __forceinline__ BackwardChannels(const ScanBackward<Scalar>& args, std::int64_t column) {
-    read(decay, args.neurons.decay, column, args.H);
-    read(threshold, args.neurons.threshold, column, args.H);
-    read(gain, args.neurons.gain, column, args.H);
+  __device__ __forceinline__ BackwardChannels(const ScanBackward<Scalar>& args, std::int64_t neuron) {
+    read(decay, args.neurons.decay, neuron, args.H);
+    read(threshold, args.neurons.threshold, neuron, args.H);
+    read(gain, args.neurons.gain, neuron, args.H);
   }
 
   // g_t from the rows of one time step, which begin at offset, and its part of the threshold's and the gain's sums. A row
@@ -95,51 +104,63 @@ struct BackwardChannels {
 };
 
 template <int Width, typename Scalar, typename Real>
-__device__ __forceinline__ void widen_row(Real (&values)[Width], const Packet<Scalar, Width>& row) {
+__device__ __forceinline__ void widen_vector(Real (&values)[Width], const Packet<Scalar, Width>& row) {
 #pragma unroll
   for (int i = 0; i < Width; ++i) values[i] = widen(row.element[i]);
 }
 
+template <typename Scalar, int Width>
+using BackwardRing = CopyRing<Scalar, Width, 3, backward_depth, sequential_threads>;
+
 template <typename Scalar, int Width, bool Plain>
-__global__ void __launch_bounds__(sequential_threads) scan_backward_sequential(const ScanBackward<Scalar> args) {
+__global__ void __launch_bounds__(sequential_threads)
+    scan_backward_sequential(const ScanBackward<Scalar> args, const NeuronOf neuron_of) {
   using Real = State<Scalar>;
+  using Vector = Packet<Scalar, Width>;
   const std::int64_t M = args.N * args.H;
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
   if (column >= M) return;
 
-  BackwardChannels<Scalar, Width, Plain> channels(args, column);
-  Real initial[Width], r[Width];
-  load_state(initial, args.initial_membrane, column);
+  // A step's slot holds its gradients and the membrane of the step before it, which is the next one to be walked.
+  BackwardRing<Scalar, Width> ring;
+  std::int64_t ahead = (args.T - 1) * M + column;
+  const auto fill = [&] {
+    if (ahead >= 0) {
+      if (ahead >= M) ring.fill(0, args.membrane + ahead - M);
+      if (args.grad_spikes != nullptr) ring.fill(1, args.grad_spikes + ahead);
+      if (args.grad_membrane != nullptr) ring.fill(2, args.grad_membrane + ahead);
+    }
+    ring.filled();
+    ahead -= M;
+  };
+#pragma unroll 1
+  for (int i = 0; i < backward_depth - 1; ++i) fill();
+
+  BackwardChannels<Scalar, Width, Plain> channels(args, neuron_of(column));
+  Real r[Width];
   load_state(r, args.grad_final_membrane, column);
 
-  Packet<Scalar, Width> membrane[sequential_ring], grad_spikes[sequential_ring], grad_membrane[sequential_ring];
-  const auto fetch = [&](int slot, std::int64_t t) {
-    const std::int64_t offset = t * M + column;
-    membrane[slot] = load<Width>(args.membrane + offset);
-    if (args.grad_spikes != nullptr) grad_spikes[slot] = load<Width>(args.grad_spikes + offset);
-    if (args.grad_membrane != nullptr) grad_membrane[slot] = load<Width>(args.grad_membrane + offset);
-  };
-#pragma unroll
-  for (int i = 0; i < sequential_ring; ++i) {
-    if (i < args.T) fetch(i, args.T - 1 - i);
-  }
-  for (std::int64_t t0 = args.T - 1; t0 >= 0; t0 -= sequential_ring) {
-#pragma unroll
-    for (int i = 0; i < sequential_ring; ++i) {
-      const std::int64_t t = t0 - i;
-      if (t >= 0) {
-        Real g[Width], earlier[Width];
-        channels.arriving(g, args, membrane[i], grad_spikes[i], grad_membrane[i], t * M + column);
-        if (t > 0) {
-          widen_row(earlier, membrane[(i + 1) % sequential_ring]);  // the next slot of the ring holds t - 1
-        } else {
-#pragma unroll
-          for (int j = 0; j < Width; ++j) earlier[j] = initial[j];
-        }
-        channels.step(r, g, membrane[i], earlier, args.grad_u + t * M + column);
-        if (t >= sequential_ring) fetch(i, t - sequential_ring);
-      }
+  std::int64_t offset = (args.T - 1) * M + column;
+  Vector membrane = load<Width>(args.membrane + offset);
+#pragma unroll 1
+  for (std::int64_t t = args.T - 1; t >= 0; --t) {
+    fill();
+    ring.wait();
+    Vector grad_spikes = {}, grad_membrane = {}, before = {};
+    if (args.grad_spikes != nullptr) grad_spikes = ring.read(1, args.grad_spikes + offset);
+    if (args.grad_membrane != nullptr) grad_membrane = ring.read(2, args.grad_membrane + offset);
+    if (t > 0) before = ring.read(0, args.membrane + offset - M);
+    ring.done();
+    Real g[Width], earlier[Width];
+    channels.arriving(g, args, membrane, grad_spikes, grad_membrane, offset);
+    if (t > 0) {
+      widen_vector(earlier, before);
+    } else {
+      load_state(earlier, args.initial_membrane, column);
     }
+    channels.step(r, g, membrane, earlier, args.grad_u + offset);
+    membrane = before;
+    offset -= M;
   }
   if (args.grad_initial_membrane != nullptr) store_state(args.grad_initial_membrane, column, r);
   add_state(args.sum_bias, column, channels.sum_bias);
@@ -169,7 +190,7 @@ __device__ __forceinline__ void reduce_over_warps(Real* sum, const Real (&values
 
 template <typename Scalar, int Width, bool Plain>
 __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
-    scan_backward_look_back(const ScanBackward<Scalar> args, const Tiling tiling,
+    scan_backward_look_back(const ScanBackward<Scalar> args, const NeuronOf neuron_of, const Tiling tiling,
                             const LookBack<Affine<State<Scalar>>> book) {
   using Real = State<Scalar>;
   using Map = Affine<Real>;
@@ -197,13 +218,13 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
   Real before[Width] = {};
   if (steps > 0) {
     if (t0 >= steps) {
-      widen_row(before, load<Width>(args.membrane + offset - steps * tiling.M));
+      widen_vector(before, load<Width>(args.membrane + offset - steps * tiling.M));
     } else {
       load_state(before, args.initial_membrane, place.column);
     }
   }
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
-  BackwardChannels<Scalar, Width, Plain> channels(args, active ? place.column : 0);
+  BackwardChannels<Scalar, Width, Plain> channels(args, active ? neuron_of(place.column) : 0);
 
   Real g[run][Width];
   Map map[Width];
@@ -268,8 +289,8 @@ cudaError_t launch_sequential(const ScanBackward<Scalar>& args, cudaStream_t str
   return specialised<Scalar, sequential_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
     const std::int64_t blocks = (args.N * args.H + sequential_threads * Width - 1) / (sequential_threads * Width);
-    return launch(scan_backward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads, 0,
-                  stream, args);
+    return launch(scan_backward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads,
+                  BackwardRing<Scalar, Width>::bytes, stream, args, NeuronOf(args.H));
   });
 }
 
@@ -283,7 +304,7 @@ cudaError_t launch_look_back(const ScanBackward<Scalar>& args, void* workspace, 
     if (error != cudaSuccess) return error;
     return launch(scan_backward_look_back<Scalar, Width, decltype(plain)::value>,
                   tiling.time_tiles * tiling.channel_tiles, tiling.warps * warp_lanes,
-                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
+                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, NeuronOf(args.H), tiling,
                   LookBack<Map>::at(workspace, tiling));
   });
 }

@@ -5,17 +5,27 @@
 // with f_t = 1, or the factor of dropout (math/dropout.h).
 //
 // Mapping. Neighbouring channels are neighbouring lanes, and a lane owns a vector of them.
-//   sequential: a thread walks all T steps of 16 bytes of channels; 128 threads a block. A ring of sequential_depth loads
-//               runs ahead of the walk, for the memory's latency.
+//   sequential: a thread walks all T steps of 16 bytes of channels; 128 threads a block. A ring of sequential_depth copies
+//               to shared memory runs ahead of the walk, for the memory's latency.
 //   look_back:  a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps, 8 a thread, all loaded before the
 //               first is used; a thread composes its steps to one clamp-affine map, look_back.cuh turns maps into
 //               carries, and the thread replays its steps from its carry. u is read once.
+//
+// schedule scan_forward_sequential<*>: in_flight = 16, divisions = 0, step_calls = 0, spills = 0
+// schedule scan_forward_sequential<float, 4, true>: step_instructions <= 64, stores_16 = 2, stores_narrow = 4
+// schedule scan_forward_sequential<*float16, 8, true>: step_instructions <= 112, stores_16 = 2, stores_narrow = 8
+// schedule scan_forward_look_back<*>: divisions = 0, fences_sc = 0, fences = 2, polls_that_invalidate = 0, spills = 0
+// schedule scan_forward_look_back<float, 4, *>: stores_16 >= 19, stores_narrow = 6
+// schedule scan_forward_look_back<*float16, 4, *>: stores_8 = 16, stores_narrow = 6
+//
+// Narrow stores are the final membrane's and the flags'.
 //
 // Bytes moved, an element: u is read, and each of spikes and membrane that is asked for is written. u may be the buffer
 // that spikes or membrane is written to: each element is read before the same thread overwrites it.
 #include "../kernels.h"
 #include "../math/clamp_affine.h"
 #include "channels.cuh"
+#include "copy_ring.cuh"
 #include "dropout.cuh"
 #include "launch.cuh"
 #include "look_back.cuh"
@@ -30,13 +40,13 @@ template <typename Scalar, int Width, bool Plain>
 struct ForwardChannels {
   State<Scalar> decay[Width], bias[Width], threshold[Width], gain[Width];
 
-  __device__ __forceinline__ ForwardChannels(const ScanForward<Scalar>& args, std::int64_t column) {
+  __device__ __forceinline__ ForwardChannels(const ScanForward<Scalar>& args, std::int64_t neuron) {
     State<Scalar> bias_hh[Width];
-    read(decay, args.neurons.decay, column, args.H);
-    read(bias, args.neurons.bias_ih, column, args.H);
-    read(bias_hh, args.neurons.bias_hh, column, args.H);
-    read(threshold, args.neurons.threshold, column, args.H);
-    read(gain, args.neurons.gain, column, args.H);
+    read(decay, args.neurons.decay, neuron, args.H);
+    read(bias, args.neurons.bias_ih, neuron, args.H);
+    read(bias_hh, args.neurons.bias_hh, neuron, args.H);
+    read(threshold, args.neurons.threshold, neuron, args.H);
+    read(gain, args.neurons.gain, neuron, args.H);
 #pragma unroll
     for (int i = 0; i < Width; ++i) bias[i] += bias_hh[i];
   }
@@ -66,38 +76,48 @@ struct ForwardChannels {
   }
 };
 
+template <typename Scalar, int Width>
+using ForwardRing = CopyRing<Scalar, Width, 1, sequential_depth, sequential_threads>;
+
 template <typename Scalar, int Width, bool Plain>
-__global__ void __launch_bounds__(sequential_threads) scan_forward_sequential(const ScanForward<Scalar> args) {
+__global__ void __launch_bounds__(sequential_threads)
+    scan_forward_sequential(const ScanForward<Scalar> args, const NeuronOf neuron_of) {
   const std::int64_t M = args.N * args.H;
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
   if (column >= M) return;
 
-  const ForwardChannels<Scalar, Width, Plain> channels(args, column);
+  ForwardRing<Scalar, Width> ring;
+  const Scalar* ahead = args.u + column;
+  std::int64_t left = args.T;  // steps that are not on their way yet
+  const auto fill = [&] {
+    if (left > 0) ring.fill(0, ahead);
+    ring.filled();
+    ahead += M;
+    --left;
+  };
+#pragma unroll 1
+  for (int i = 0; i < sequential_depth - 1; ++i) fill();
+
+  const ForwardChannels<Scalar, Width, Plain> channels(args, neuron_of(column));
   State<Scalar> h[Width];
   load_state(h, args.initial_membrane, column);
 
-  Packet<Scalar, Width> ahead[sequential_depth];
-#pragma unroll
-  for (int i = 0; i < sequential_depth; ++i) {
-    if (i < args.T) ahead[i] = load<Width>(args.u + i * M + column);
-  }
-  for (std::int64_t t0 = 0; t0 < args.T; t0 += sequential_depth) {
-#pragma unroll
-    for (int i = 0; i < sequential_depth; ++i) {
-      const std::int64_t t = t0 + i;
-      if (t < args.T) {
-        const Packet<Scalar, Width> u = ahead[i];
-        if (t + sequential_depth < args.T) ahead[i] = load<Width>(args.u + (t + sequential_depth) * M + column);
-        channels.step(h, u, args, t * M + column);
-      }
-    }
+  std::int64_t offset = column;
+#pragma unroll 1
+  for (std::int64_t t = 0; t < args.T; ++t) {
+    fill();
+    ring.wait();
+    const Packet<Scalar, Width> u = ring.read(0, args.u + offset);
+    ring.done();
+    channels.step(h, u, args, offset);
+    offset += M;
   }
   if (args.outputs.final_membrane != nullptr) store_state(args.outputs.final_membrane, column, h);
 }
 
 template <typename Scalar, int Width, bool Plain>
 __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
-    scan_forward_look_back(const ScanForward<Scalar> args, const Tiling tiling,
+    scan_forward_look_back(const ScanForward<Scalar> args, const NeuronOf neuron_of, const Tiling tiling,
                            const LookBack<ClampAffine<State<Scalar>>> book) {
   using Real = State<Scalar>;
   using Map = ClampAffine<Real>;
@@ -116,7 +136,7 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
     if (s < steps) u[s] = load<Width>(args.u + offset + s * tiling.M);
   }
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
-  const ForwardChannels<Scalar, Width, Plain> channels(args, active ? place.column : 0);
+  const ForwardChannels<Scalar, Width, Plain> channels(args, active ? neuron_of(place.column) : 0);
 
   Map map[Width] = {};  // of no steps, nobody asks
   const auto input = [&](int s, int i) { return widen(u[s].element[i]) + channels.bias[i]; };
@@ -168,8 +188,8 @@ cudaError_t launch_sequential(const ScanForward<Scalar>& args, cudaStream_t stre
   return specialised<Scalar, sequential_width<Scalar>>(args, [&](auto width, auto plain) {
     constexpr int Width = decltype(width)::value;
     const std::int64_t blocks = (args.N * args.H + sequential_threads * Width - 1) / (sequential_threads * Width);
-    return launch(scan_forward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads, 0, stream,
-                  args);
+    return launch(scan_forward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads,
+                  ForwardRing<Scalar, Width>::bytes, stream, args, NeuronOf(args.H));
   });
 }
 
@@ -183,7 +203,7 @@ cudaError_t launch_look_back(const ScanForward<Scalar>& args, void* workspace, c
     if (error != cudaSuccess) return error;
     return launch(scan_forward_look_back<Scalar, Width, decltype(plain)::value>,
                   tiling.time_tiles * tiling.channel_tiles, tiling.warps * warp_lanes,
-                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, tiling,
+                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, NeuronOf(args.H), tiling,
                   LookBack<Map>::at(workspace, tiling));
   });
 }

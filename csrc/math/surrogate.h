@@ -37,11 +37,27 @@ LEAKYPAR_HOST_DEVICE bool spike(Real v) {
   return v > Real(0);
 }
 
+// 1 / d for d >= 1. On a GPU, in float32, the approximate reciprocal and one Newton step: at most one unit in the last
+// place from the nearest number, where a division is a call for what it rounds correctly (rcp.approx is within one unit,
+// by the PTX manual, and the step squares that error). Above 2^126 the approximation would be zero, and the step NaN.
+template <typename Real>
+LEAKYPAR_HOST_DEVICE Real reciprocal(Real d) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(Real) == 4) {
+    const float bounded = d > 0x1p126f ? 0x1p126f : d;  // a NaN stays
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(bounded));
+    return fmaf(r, fmaf(-bounded, r, 1.0f), r);
+  }
+#endif
+  return Real(1) / d;
+}
+
 // d/dv of v / (1 + slope |v|) (Zenke and Ganguli 2018). Squaring the reciprocal cannot overflow.
 template <typename Real>
 LEAKYPAR_HOST_DEVICE Real fast_sigmoid_derivative(Real slope, Real v) {
-  const Real reciprocal = Real(1) / (slope * std::fabs(v) + Real(1));
-  return reciprocal * reciprocal;
+  const Real r = reciprocal(slope * std::fabs(v) + Real(1));
+  return r * r;
 }
 
 // The branch is on a kernel argument: every thread takes the same one.
@@ -59,7 +75,7 @@ LEAKYPAR_HOST_DEVICE Real surrogate_derivative(const Surrogate& surrogate, Real 
       constexpr Real half_pi = Real(1.57079632679489661923);
       // The product of the constants must be a number, or v = 0 gives none.
       const Real x = std::fmax(-largest, std::fmin(half_pi * p0, largest)) * v;
-      return Real(0.5) * p0 / (Real(1) + x * x);
+      return Real(0.5) * p0 * reciprocal(Real(1) + x * x);
     }
 
     case SurrogateKind::fast_sigmoid:

@@ -72,7 +72,7 @@ inline constexpr TimeTiling backward_tiling{8};
 // (3 TB/s times some 700 ns, over 132 of them). A thread of the sequential scan keeps sequential_depth vectors of 16 bytes
 // in flight, so the threads fill the chip when their rows hold this many bytes for each multiprocessor.
 inline constexpr std::int64_t bytes_in_flight = 16 * 1024;
-inline constexpr std::int64_t sequential_depth = 8;
+inline constexpr int sequential_depth = 16;
 
 inline Method choose_scan(const Workload& work, const DeviceFacts& device) {
   const std::int64_t row_bytes = work.N * work.H * work.element_bytes();

@@ -120,11 +120,28 @@ void run_threads() {
   for (std::thread& thread : threads) thread.join();
 }
 
+// A launch of little shared memory leaves the kernel's limit where another thread's large one needs it.
+void run_shared_limits() {
+  constexpr std::size_t kib = 1024;
+  cudaGetLastError();  // forgets those of the cases before
+  planted::launch(nothing, 1, 1, 200 * kib);
+  planted::launch(nothing, 1, 1, 60 * kib);
+  planted::expect(launched(1, 1, 200 * kib) == cudaSuccess, "a limit that no smaller launch lowers");
+  std::vector<std::thread> threads;
+  for (const std::size_t size : {60 * kib, 200 * kib}) {
+    threads.emplace_back([size] {
+      for (int repeat = 0; repeat < 2000; ++repeat) planted::launch(nothing, 1, 1, size);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 const planted::Register registered[] = {
     {"indices", run_indices},
     {"order", run_order},
     {"limits", run_limits},
     {"threads", run_threads},
+    {"shared-limits", run_shared_limits},
 };
 
 }  // namespace

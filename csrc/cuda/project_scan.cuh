@@ -31,6 +31,10 @@
 //
 // Bytes moved: x is read once for each 128 neurons (by the cache's grace, once from memory), W once a block where it stays,
 // and each of spikes and membrane that is asked for is written once.
+//
+// project_scan_*.cu make this code, a file for each element type: they compile side by side.
+#pragma once
+
 #include "../kernels.h"
 #include "../math/clamp_affine.h"
 #include "dropout.cuh"
@@ -97,7 +101,10 @@ __device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args,
     unsigned* const flag = book.flags + tile * tiling.channel_tiles + place.channel_tile;
     const bool has_successor = tile + 1 < tiling.time_tiles;
     if (tile > 0 && has_successor) {
-      for (int i = 0; i < tiles.batch_rows; ++i) store_aggregate(book, tiling, tile, column(i), tile_map(i));
+      for (int i = 0; i < tiles.batch_rows; ++i) {
+        const Map map[1] = {tile_map(i)};
+        store_aggregate(book, tiling, tile, column(i), map);
+      }
       publish(flag, aggregate, thread.lane);
     }
     for (int i = 0; i < tiles.batch_rows; ++i) {
@@ -231,11 +238,11 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 ? 2 : 3)
                         const Tiling tiling, const LookBack<Map> book) {
   constexpr int columns = 16 * Pairs;
   constexpr int neurons = ProjectTiles::neurons;
-  const Thread thread(args, tiles);
+  const Thread thread(tiles, static_cast<unsigned>(tiling.tickets), args.H);
   const std::int64_t row_bytes = args.C * static_cast<std::int64_t>(sizeof(Scalar));
   const std::int64_t computed = ProjectTiles::k_slices(args.C, sizeof(Scalar));
   const int k_slices = static_cast<int>(computed > 0 ? computed : 1);
-  const std::int64_t time_tiles = tiles.time_tiles(args.T);
+  const std::int64_t time_tiles = thread.time_tiles<Pairs>(args.T);
   const Shared shared(tiles, k_slices);
   const bool split = tiling.time_tiles > 1;
 
@@ -253,25 +260,45 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 ? 2 : 3)
   std::int64_t tile = split ? *shared.ticket : 0;
   if (tile >= time_tiles) return;
 
-  const auto weight_row = [&](int p) {
-    const std::int64_t h = thread.first_neuron + neuron_of_row<Scalar>(p);
-    return h < args.H ? args.weight + h * args.weight_row : nullptr;
+  // A thread copies the rows first + 16 i of both operands. Of the weights, row p holds neuron_of_row(p): with 16-bit
+  // elements the rows of one i after the other are two neurons apart, and 64 from the fourth to the fifth; with 32-bit
+  // ones every second i is 32 apart, so that the even ones are copied first.
+  constexpr bool whole_packets = sizeof(Scalar) == 2;
+  const auto weight_source = [&] {
+    constexpr int step = whole_packets ? 2 : 32, half = whole_packets ? 64 : 2;
+    const std::int64_t h = thread.first_neuron + neuron_of_row<Scalar>(static_cast<int>(threadIdx.x) / pieces);
+    const auto* const base = reinterpret_cast<const unsigned char*>(args.weight);
+    const std::int64_t stride = args.weight_row * static_cast<std::int64_t>(sizeof(Scalar));
+    return CopySource{{base + h * stride, base + (h + half) * stride},
+                      step * stride,
+                      {below(h, step, args.H, 4), below(h + half, step, args.H, 4)}};
+  };
+  // Column p of the product: of the warp's 8 Pairs columns, fragment j and column c of it are run c / 2 of the warp's
+  // four, and step 2 j + c % 2 of that run. From one i to the next a run goes on by four steps; the second half of a
+  // thread's columns are those of the run four further.
+  const auto x_source = [&](std::int64_t tile) {
+    constexpr int half = columns / rows_at_once / 2;
+    const int first = static_cast<int>(threadIdx.x) / pieces;
+    CopySource source;
+    source.stride = 4 * args.x_step * static_cast<std::int64_t>(sizeof(Scalar));
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int run = first % 8 / 2 + 4 * h;
+      const std::int64_t n = thread.row_of(run);
+      const std::int64_t t = tile * tiles.steps() + thread.place_in_time(run) * (2 * Pairs) + first / 8 * 2 + first % 2;
+      source.half[h] = reinterpret_cast<const unsigned char*>(args.x + t * args.x_step + n * args.x_row);
+      source.there[h] = n < args.N ? below(t, 4, args.T, half) : 0;
+    }
+    return source;
   };
   const auto copy = [&](std::int64_t tile, int k_slice, int slot, bool with_weight) {
     if (with_weight) {
       unsigned char* const to = shared.weight + (tiles.weights_resident ? k_slice : slot) * neurons * k_slice_bytes;
-      copy_k_slice<Scalar, neurons>(to, access.weight, k_slice, row_bytes, args.weight, weight_row);
+      copy_k_slice<Scalar, neurons>(to, access.weight, k_slice, row_bytes, args.weight, weight_source(),
+                                    [](int i) { return whole_packets ? i : i % 4 * 2 + i / 4; });
     }
-    // Column p of the product: of the warp's 8 Pairs columns, fragment j and column c of it are run c / 2 of the warp's
-    // four, and step 2 j + c % 2 of that run.
-    const auto x_row = [&](int p) -> const Scalar* {
-      const int run = p / (8 * Pairs) * 4 + p % 8 / 2, step = p / 8 % Pairs * 2 + p % 2;
-      const std::int64_t t = tile * tiles.steps() + thread.place_in_time(run) * (2 * Pairs) + step;
-      const std::int64_t n = thread.row_of(run);
-      return t < args.T && n < args.N ? args.x + t * args.x_step + n * args.x_row : nullptr;
-    };
     copy_k_slice<Scalar, columns>(shared.x + slot * columns * k_slice_bytes, access.x, k_slice, row_bytes, args.x,
-                                  x_row);
+                                  x_source(tile), [](int i) { return i; });
   };
   const auto begin = [&](std::int64_t tile, bool with_weight) {
     for (int k_slice = 0; k_slice < tiles.stages; ++k_slice) {
@@ -322,7 +349,7 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 ? 2 : 3)
   }
 }
 
-// The widest copy that a matrix of rows allows. Strides of dimensions of size one mean nothing.
+// The widest copy that a matrix of rows allows: rows begin on such a boundary and end on one. Strides of dimensions of size one mean nothing.
 template <typename Scalar>
 int widest(const Scalar* data, std::initializer_list<std::int64_t> strides) {
   auto bits = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(data));
@@ -337,8 +364,8 @@ template <typename Scalar>
 Access access_of(const ProjectScan<Scalar>& args) {
   const auto stride = [](std::int64_t size, std::int64_t stride) { return size > 1 ? stride : 0; };
   const bool packets = widest(args.outputs.spikes, {args.H}) == 16 && widest(args.outputs.membrane, {args.H}) == 16;
-  return {widest(args.x, {stride(args.T, args.x_step), stride(args.N, args.x_row)}),
-          widest(args.weight, {stride(args.H, args.weight_row)}), packets};
+  return {widest(args.x, {args.C, stride(args.T, args.x_step), stride(args.N, args.x_row)}),
+          widest(args.weight, {args.C, stride(args.H, args.weight_row)}), packets};
 }
 
 template <typename Scalar>
@@ -374,12 +401,5 @@ cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectTiles& ti
   return launch(kernel, blocks, ProjectTiles::threads, shared_bytes, stream, args, tiles, access_of(args), tiling,
                 LookBack<Map>::at(workspace, tiling));
 }
-
-template std::int64_t project_scan_workspace(const ProjectScan<float>&, const ProjectTiles&);
-template std::int64_t project_scan_workspace(const ProjectScan<float16>&, const ProjectTiles&);
-template std::int64_t project_scan_workspace(const ProjectScan<bfloat16>&, const ProjectTiles&);
-template cudaError_t project_scan(const ProjectScan<float>&, const ProjectTiles&, void*, cudaStream_t);
-template cudaError_t project_scan(const ProjectScan<float16>&, const ProjectTiles&, void*, cudaStream_t);
-template cudaError_t project_scan(const ProjectScan<bfloat16>&, const ProjectTiles&, void*, cudaStream_t);
 
 }  // namespace leakypar::cuda
