@@ -116,7 +116,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Plan plan = make_plan({T, N, C, H, precision_of<Scalar>(allow_tf32)}, Device::facts(like), request);
     const std::int64_t longest = plan.backward_gemm_chunk;
     const std::int64_t chunks = (T + longest - 1) / longest;
-    if (checkpoints) check_shape(*checkpoints, "checkpoints", {std::max<std::int64_t>(chunks - 1, 0), N, H});
+    if (checkpoints) {
+      check_shape(*checkpoints, "checkpoints", {std::max<std::int64_t>(chunks - 1, 0), N, H});
+      check_like(*checkpoints, "checkpoints", like, dtype_of<Real>);
+      STD_TORCH_CHECK(checkpoints->is_contiguous(),
+                      "leakypar: checkpoints is not contiguous, expected what forward left");
+    }
 
     const MaybeTensor from_spikes = trace(grad_spikes, "grad_spikes");
     const MaybeTensor from_membrane = trace(grad_membrane, "grad_membrane");
@@ -138,7 +143,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     MaybeTensor back_to_x, grad_x, grad_initial_membrane, carry;
     if (wants_x) {
       back_to_x = converted(*weight, dtype_of<Projected>);
-      grad_x = new_empty(like, {T, N, C}, like.scalar_type());
+      const bool computed = N * H > 0;  // a product over no neurons is zeros that nobody writes
+      grad_x = (computed ? new_empty : new_zeros)(like, {T, N, C}, like.scalar_type());
     }
     if (wants(outputs, 6)) grad_initial_membrane = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);
@@ -160,7 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     args.sum_decay = pointer<Real>(sum_decay);
     args.sum_threshold = pointer<Real>(sum_threshold);
     args.sum_gain = pointer<Real>(sum_gain);
-    for (std::int64_t k = chunks - 1; k >= 0; --k) {
+    for (std::int64_t k = N * H > 0 ? chunks - 1 : -1; k >= 0; --k) {
       const std::int64_t t = k * longest;
       args.T = std::min(longest, T - t);
       args.grad_spikes = pointer<const Scalar>(from_spikes, t * N * H);

@@ -47,7 +47,7 @@ struct Cpu {
   static void product(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, bool) {
     const AOTITorchError error = accumulate ? aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0)
                                             : aoti_torch_cpu_mm_out(out.get(), a.get(), b.get());
-    TORCH_ERROR_CODE_CHECK(error);
+    LEAKYPAR_TORCH(error);
   }
 
   // Whether product() can add to what is there.

@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
       args.H = H;
       args.neurons = neurons_from(decay, bias_ih, bias_hh, threshold, gain, H, x);
       args.initial_membrane = pointer<const Real>(first);
-      for (std::int64_t k = 0; k < chunks; ++k) {
+      for (std::int64_t k = 0; k < (N * H > 0 ? chunks : 0); ++k) {
         const std::int64_t t = k * plan.gemm_chunk;
         args.T = std::min(plan.gemm_chunk, T - t);
         Real* const out = k + 1 == chunks ? pointer<Real>(final_membrane)

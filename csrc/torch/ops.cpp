@@ -5,6 +5,7 @@
 // Only torch's stable ABI is used, so that one binary serves every torch from TORCH_TARGET_VERSION on.
 #include <torch/csrc/stable/library.h>
 
+#include "arguments.h"
 #include "backward.h"
 #include "forward.h"
 
@@ -21,36 +22,47 @@
 #define LEAKYPAR_CUDA_KEY CUDA
 #endif
 
+namespace {
+
+constexpr char forward_schema[] =
+    "forward(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
+    "Tensor? initial_membrane, Tensor? seed, float dropout, int outputs, bool allow_tf32, str? method, "
+    "SymInt? gemm_chunk, int[]? tiles) -> (Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)";
+
+constexpr char layer_schema[] =
+    "layer(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
+    "Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, float p1, int outputs, "
+    "bool allow_tf32, str? method, SymInt? gemm_chunk, int[]? tiles, str? backward_method, int? backward_gemm_chunk) "
+    "-> "
+    "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)";
+
+constexpr char backward_schema[] =
+    "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_final_membrane, Tensor? membrane, "
+    "Tensor? checkpoints, Tensor? x, Tensor? weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, "
+    "float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk) -> (Tensor grad_x, Tensor grad_weight, "
+    "Tensor grad_decay, Tensor grad_bias, Tensor grad_threshold, Tensor grad_gain, Tensor grad_initial_membrane)";
+
+}  // namespace
+
 STABLE_TORCH_LIBRARY(LEAKYPAR_NAMESPACE, library) {
-  library.def(
-      "forward(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
-      "Tensor? initial_membrane, Tensor? seed, float dropout, int outputs, bool allow_tf32, str? method, "
-      "SymInt? gemm_chunk, int[]? tiles) -> (Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)");
-  library.def(
-      "layer(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
-      "Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, float p1, int outputs, "
-      "bool allow_tf32, str? method, SymInt? gemm_chunk, int[]? tiles, str? backward_method, int? backward_gemm_chunk) -> "
-      "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)");
-  library.def(
-      "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_final_membrane, Tensor? membrane, "
-      "Tensor? checkpoints, Tensor? x, Tensor? weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, "
-      "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? seed, float dropout, int surrogate, float p0, "
-      "float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk) -> (Tensor grad_x, Tensor grad_weight, "
-      "Tensor grad_decay, Tensor grad_bias, Tensor grad_threshold, Tensor grad_gain, Tensor grad_initial_membrane)");
+  library.def(forward_schema);
+  library.def(layer_schema);
+  library.def(backward_schema);
 }
 
 #ifndef LEAKYPAR_EMULATED
 STABLE_TORCH_LIBRARY_IMPL(LEAKYPAR_NAMESPACE, CPU, library) {
-  library.impl("forward", TORCH_BOX(&leakypar::forward<leakypar::Cpu>));
-  library.impl("layer", TORCH_BOX(&leakypar::layer<leakypar::Cpu>));
-  library.impl("backward", TORCH_BOX(&leakypar::backward<leakypar::Cpu>));
+  library.impl("forward", TORCH_BOX((&leakypar::checked<&leakypar::forward<leakypar::Cpu>, forward_schema>::call)));
+  library.impl("layer", TORCH_BOX((&leakypar::checked<&leakypar::layer<leakypar::Cpu>, layer_schema>::call)));
+  library.impl("backward", TORCH_BOX((&leakypar::checked<&leakypar::backward<leakypar::Cpu>, backward_schema>::call)));
 }
 #endif
 
 #ifdef LEAKYPAR_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(LEAKYPAR_NAMESPACE, LEAKYPAR_CUDA_KEY, library) {
-  library.impl("forward", TORCH_BOX(&leakypar::forward<leakypar::Cuda>));
-  library.impl("layer", TORCH_BOX(&leakypar::layer<leakypar::Cuda>));
-  library.impl("backward", TORCH_BOX(&leakypar::backward<leakypar::Cuda>));
+  library.impl("forward", TORCH_BOX((&leakypar::checked<&leakypar::forward<leakypar::Cuda>, forward_schema>::call)));
+  library.impl("layer", TORCH_BOX((&leakypar::checked<&leakypar::layer<leakypar::Cuda>, layer_schema>::call)));
+  library.impl("backward", TORCH_BOX((&leakypar::checked<&leakypar::backward<leakypar::Cuda>, backward_schema>::call)));
 }
 #endif

@@ -19,6 +19,13 @@
 #include "../kernels.h"
 #include "../plan/plan.h"
 
+// A call of torch's C functions, whose failure is an exception: with torch's own reason where the headers can ask for it.
+#ifdef STABLE_TORCH_ERROR_CODE_CHECK
+#define LEAKYPAR_TORCH(call) STABLE_TORCH_ERROR_CODE_CHECK(call)
+#else
+#define LEAKYPAR_TORCH(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace leakypar {
 
 using torch::headeronly::ScalarType;
@@ -201,8 +208,9 @@ inline Tensor new_empty(const Tensor& like, const std::vector<std::int64_t>& siz
       strides[i - 2] = strides[i - 1] * std::max<std::int64_t>(sizes[i - 1], 1);
     }
     std::int32_t device_type = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+    LEAKYPAR_TORCH(aoti_torch_get_device_type(like.get(), &device_type));
     AtenTensorHandle made = nullptr;
+    // Torch would print a trace of every allocation that fails, and the reason is known.
     TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()), sizes.data(),
                                                     strides.data(), shim_dtype(dtype), device_type,
                                                     like.get_device_index(), &made));
@@ -230,7 +238,7 @@ inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
 inline Tensor seen_as(const Tensor& tensor, const std::array<std::int64_t, 2>& sizes,
                       const std::array<std::int64_t, 2>& strides) {
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), 2, sizes.data(), strides.data(), 0, &made));
+  LEAKYPAR_TORCH(aoti_torch__reinterpret_tensor(tensor.get(), 2, sizes.data(), strides.data(), 0, &made));
   return Tensor(made);
 }
 
@@ -257,6 +265,7 @@ inline MaybeTensor state(const MaybeTensor& tensor, const char* name, std::int64
                          ScalarType dtype) {
   if (!tensor) return std::nullopt;
   check_shape(*tensor, name, {N, H});
+  parameter_dtype(*tensor, name);
   return torch::stable::contiguous(converted(*tensor, dtype));
 }
 

@@ -1,0 +1,151 @@
+"""The operators' raw arguments: what comes is computed or refused by name; no foreign memory is read."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from leakypar import ops
+
+pytestmark = pytest.mark.skipif(not ops.is_available("cpu"), reason="no CPU kernels")
+
+T, N, C, H = 40, 2, 3, 4
+
+
+def forward_arguments() -> dict[str, Any]:
+    return {
+        "x": torch.randn(T, N, C),
+        "weight": torch.randn(H, C),
+        "decay": torch.rand(H),
+        "bias_ih": torch.randn(H),
+        "bias_hh": torch.randn(H),
+        "threshold": torch.rand(H),
+        "gain": torch.rand(H),
+        "initial_membrane": torch.rand(N, H),
+        "seed": torch.tensor(3),
+        "dropout": 0.25,
+        "outputs": 0b1111,
+        "allow_tf32": False,
+        "method": None,
+        "gemm_chunk": 8,
+        "tiles": None,
+    }
+
+
+def backward_arguments(recompute: bool) -> dict[str, Any]:
+    given = forward_arguments()
+    spikes, membrane, checkpoints, final = torch.ops.leakypar.forward(*given.values())
+    names = ["x", "weight", "decay", "bias_ih", "bias_hh", "threshold", "gain", "initial_membrane", "seed", "dropout"]
+    return {
+        "grad_spikes": torch.randn_like(spikes),
+        "grad_membrane": torch.randn_like(membrane),
+        "grad_final_membrane": torch.randn_like(final),
+        "membrane": None if recompute else membrane,
+        "checkpoints": checkpoints if recompute else None,
+        **{name: given[name] for name in names},
+        "surrogate": 1,
+        "p0": 2.0,
+        "p1": 0.0,
+        "outputs": 0b1111111,
+        "allow_tf32": False,
+        "method": None,
+        "gemm_chunk": 8,
+    }
+
+
+CALLS = {
+    "forward": (torch.ops.leakypar.forward, forward_arguments),
+    "backward": (torch.ops.leakypar.backward, lambda: backward_arguments(False)),
+    "recompute": (torch.ops.leakypar.backward, lambda: backward_arguments(True)),
+}
+TENSORS = [
+    (call, name) for call, (_, make) in CALLS.items() for name, value in make().items() if torch.is_tensor(value)
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_arguments_are_good(call: str) -> None:
+    operator, make = CALLS[call]
+    assert all(result.isfinite().all() for result in operator(*make().values()))
+
+
+def refused(call: str, name: str, value: torch.Tensor) -> str:
+    operator, make = CALLS[call]
+    arguments = make()
+    arguments[name] = value
+    with pytest.raises(RuntimeError) as error:
+        operator(*arguments.values())
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("call", "name"), TENSORS)
+def test_freed_memory_is_refused(call: str, name: str) -> None:
+    value = CALLS[call][1]()[name].clone()
+    value.untyped_storage().resize_(0)
+    assert f"{name} has a storage of 0 bytes" in refused(call, name, value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize(("call", "name"), TENSORS)
+def test_other_types_are_refused(call: str, name: str, dtype: torch.dtype) -> None:
+    value = CALLS[call][1]()[name]
+    assert name in refused(call, name, value.to(dtype))
+
+
+@pytest.mark.parametrize(("call", "name"), [each for each in TENSORS if each[1] != "seed"])
+def test_int64_is_refused(call: str, name: str) -> None:
+    assert refused(call, name, CALLS[call][1]()[name].long())
+
+
+@pytest.mark.parametrize(("call", "name"), [each for each in TENSORS if each[1] != "seed"])
+def test_sparse_tensors_are_refused(call: str, name: str) -> None:
+    operator, make = CALLS[call]
+    arguments = make()
+    arguments[name] = arguments[name].to_sparse()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        operator(*arguments.values())
+
+
+def test_expanded_checkpoints_are_refused() -> None:
+    """One element in memory, which was once read as many."""
+    checkpoints = backward_arguments(True)["checkpoints"]
+    assert checkpoints.numel() > 0
+    assert "checkpoints" in refused("recompute", "checkpoints", torch.zeros(1).expand(checkpoints.shape))
+
+
+@pytest.mark.parametrize(("N", "H"), [(0, 3), (2, 0)])
+@pytest.mark.parametrize("steps", [1000, 2**62])
+def test_nothing_to_compute_takes_no_time(N: int, H: int, steps: int) -> None:
+    x, weight = torch.zeros(steps, N, 0), torch.zeros(H, 0)
+    vector = torch.ones(H)
+    begin = time.monotonic()
+    neurons = [x, weight, vector, None, None, vector, vector, None, None, 0.0]
+    spikes, *_, final = torch.ops.leakypar.forward(*neurons, 0b1011, False, None, None, None)
+    assert spikes.shape == (steps, N, H)
+    assert final.shape == (N, H)
+    grads = torch.ops.leakypar.backward(
+        spikes, None, None, spikes, None, *neurons, 1, 2.0, 0.0, 0b1111111, False, None, None
+    )
+    assert [list(grad.shape) for grad in grads[:3]] == [[steps, N, 0], [H, 0], [H]]
+    assert time.monotonic() - begin < 5
+
+
+def test_the_gradient_of_inputs_to_no_neurons_is_zero() -> None:
+    neurons = [
+        torch.ones(5, 2, 3),
+        torch.zeros(0, 3),
+        *[torch.ones(0)] * 3,
+        torch.ones(0),
+        torch.ones(0),
+        None,
+        None,
+        0.0,
+    ]
+    membrane = torch.zeros(5, 2, 0)
+    grad_x, *_ = torch.ops.leakypar.backward(
+        membrane, None, None, membrane, None, *neurons, 1, 2.0, 0.0, 0b1111111, False, None, None
+    )
+    assert torch.equal(grad_x, torch.zeros(5, 2, 3))
