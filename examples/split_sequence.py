@@ -1,13 +1,14 @@
 """One long sequence split over devices, exactly: each process runs its piece, and the result is the unsplit layer's.
 
 A piece of K steps maps the membrane before it to the membrane after it by a clamped affine map, for each sequence and
-neuron one, ``h -> clamp(a h + b, lo, hi)`` with ``a = w^K``. So nobody waits for a neighbour's result:
+neuron one, ``h -> clamp(w^K h + offset)``, or ``clamp(w^K (h + offset))`` where ``|w| > 1`` and the first would overflow:
+the algebra of csrc/math/clamp_affine.h. So nobody waits for a neighbour's result:
 
-    forward    each process finds its piece's (b, lo, hi), all exchange them, each applies those before its own to the
+    forward    each process finds its piece's (offset, below, above), all exchange them, each applies those before its own to the
                membrane that the sequence begins with, and runs its piece from there
     backward   each runs its piece backward; the gradient that a piece passes to the one before it is an affine map of
-               the one it gets from the one after, r -> a r + b with b what its own spikes ask for; all exchange (a, b),
-               and each applies those after its own, and adds what comes from there
+               the one it gets from the one after, r -> w^K r + b with b what its own spikes ask for, and just b where
+               relu has stopped it; all exchange these, and each applies those after its own
 
 The command line does it with gloo on one machine, to show that it is exact; docs/scaling.md has the price.
 
@@ -56,15 +57,14 @@ def split_forward(layer: LeakyParallel, piece: Tensor) -> Tensor:
             raise ValueError(f"piece must have a step in every process, got lengths {lengths}")
         maps = _gather(piece_map(layer, piece))
         carry = torch.zeros_like(maps[0][0])
-        for length, (b, lo, hi) in islice(zip(lengths, maps, strict=True), dist.get_rank()):
-            carry = torch.clamp(_slope(layer, length, carry.dtype) * carry + b, lo, hi)
+        for length, piece_before in islice(zip(lengths, maps, strict=True), dist.get_rank()):
+            carry = apply_map(layer, piece_before, length, carry)
 
     # This run is there for the gradient that the final membrane passes on to the piece, and for it alone: the spikes'
     # own is that of the run below. A kernel would go through both gradients at once.
     _, membrane, final = layer(piece, initial_membrane=carry, return_membrane=True, return_state=True)
     passes = (membrane > 0).all(0)  # else relu has stopped what the carry contributes at some step
-    slope = _slope(layer, len(piece), carry.dtype) * passes  # d final / d carry
-    carry = _Carry.apply(final, carry, slope)  # type: ignore[no-untyped-call]
+    carry = _Carry.apply(final, carry, passes, _thirds(layer, len(piece), carry.dtype))  # type: ignore[no-untyped-call]
     spikes: Tensor = layer(piece, initial_membrane=carry)
     return spikes
 
@@ -72,35 +72,54 @@ def split_forward(layer: LeakyParallel, piece: Tensor) -> Tensor:
 def piece_map(layer: LeakyParallel, piece: Tensor) -> Tensor:
     """A piece's map from the membrane before it to the one after it, for membranes of any sign.
 
-    The image of all numbers under the first step's relu reaches from 0 to the largest, and each step is monotone: the
-    two ends, run through the other steps, bound the image of the piece.
+    Each step is monotone, so that what lies between the limits of the first, run through the other steps, bounds the
+    image of the piece. `below` begins with a membrane that relu has stopped, `above` with an infinite one (the other
+    way round where the decay is negative).
 
     Args:
         layer: with a diagonal recurrence.
         piece: input, `[K, N, C]`, K > 0.
 
     Returns:
-        b, lo and hi, `[3, N, H]`, in the state dtype: float64 for float64, else float32. `a` is the decay to the power
-        of K.
+        offset, below and above, `[3, N, H]`, in the state dtype: float64 for float64, else float32.
     """
     weights = layer.rnn
     dtype = torch.promote_types(piece.dtype, torch.float32)
-    largest = torch.finfo(dtype).max
     decay = weights.weight_hh_l0.diagonal().to(dtype)
     u = F.linear(piece.to(dtype), weights.weight_ih_l0.to(dtype))
     for bias in (weights.bias_ih_l0, weights.bias_hh_l0):
         u = u if bias is None else u + bias.to(dtype)
-    b, p, q = u[0], torch.zeros_like(u[0]), torch.full_like(u[0], largest)
+    grows = decay.abs() > 1
+    reciprocal = torch.where(grows, decay, 1).reciprocal()
+    constant = torch.relu(u[0])  # of a decay of 0, whose product with infinity is none
+    b, below, above = u[0], torch.zeros_like(u[0]), torch.full_like(u[0], torch.inf)
+    below, above = (torch.where(decay == 0, constant, end) for end in (below, above))
     for u_t in u[1:]:
-        b, p, q = decay * b + u_t, torch.relu(decay * p + u_t), torch.relu(decay * q + u_t)
-    # A decay below 0 swaps the ends at every step. Infinity is the largest number, since infinity times 0 is none.
-    return torch.stack([b, torch.minimum(p, q), torch.maximum(p, q)]).clamp(-largest, largest)
+        b, below, above = decay * b + u_t, torch.relu(decay * below + u_t), torch.relu(decay * above + u_t)
+    c = torch.zeros_like(
+        u[0]
+    )  # the terms from the last on: a power that underflows multiplies nothing that it should not
+    for u_t in u.flip(0):
+        c = reciprocal * (u_t + c)
+    return torch.stack([torch.where(grows, c, b), below, above])
 
 
-def _slope(layer: LeakyParallel, steps: int, dtype: torch.dtype) -> Tensor:
-    """The maps' a, `[H]`: the decay to the power of so many steps."""
+def apply_map(layer: LeakyParallel, piece: Tensor, steps: int, membrane: Tensor) -> Tensor:
+    """The membrane after a piece from the one before it, both `[N, H]`, and finite; from the map of its `steps` steps."""
+    offset, below, above = piece
+    grows = layer.rnn.weight_hh_l0.detach().diagonal().abs() > 1
+    value = torch.where(grows, membrane + offset, membrane)
+    for power in _thirds(layer, steps, membrane.dtype):
+        value = value * power
+    value = torch.where(grows, value, value + offset)
+    return torch.clamp(value, torch.minimum(below, above), torch.maximum(below, above))
+
+
+def _thirds(layer: LeakyParallel, steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """Factors, `[H]`, of the decay to the power of so many steps: alone it may overflow where its product does not."""
     largest = torch.finfo(dtype).max
-    return (layer.rnn.weight_hh_l0.detach().diagonal().to(dtype) ** steps).clamp(-largest, largest)
+    decay = layer.rnn.weight_hh_l0.detach().diagonal().to(dtype)
+    return [(decay ** ((steps + i) // 3)).clamp(-largest, largest) for i in range(3)]
 
 
 class _Carry(torch.autograd.Function):
@@ -110,19 +129,20 @@ class _Carry(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, final: Tensor, carry: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
+    def forward(ctx: Any, final: Tensor, carry: Tensor, passes: Tensor, thirds: list[Tensor]) -> Tensor:
+        ctx.save_for_backward(passes, *(power.expand_as(carry) for power in thirds))
         return carry.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad_carry: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_carry: Tensor) -> tuple[Tensor, None, None, None]:
         """From what this piece's spikes ask of its initial membrane to what the later pieces ask of its final one."""
-        (slope,) = ctx.saved_tensors
-        maps = _gather(torch.stack([slope, grad_carry]))
+        passes, *thirds = ctx.saved_tensors
+        maps = _gather(torch.stack([grad_carry, passes.to(grad_carry.dtype), *thirds]))
         grad_final = torch.zeros_like(grad_carry)
-        for a, b in reversed(maps[dist.get_rank() + 1 :]):
-            grad_final = a * grad_final + b
-        return grad_final, None, None
+        for b, passing, first, second, third in reversed(maps[dist.get_rank() + 1 :]):
+            # What relu has stopped is masked, not multiplied by zero: it may be infinite.
+            grad_final = torch.where(passing > 0, grad_final * first * second * third + b, b)
+        return grad_final, None, None, None
 
 
 def _gather(value: Tensor) -> list[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.split_sequence import main, piece_map, run_pieces
+from examples.split_sequence import apply_map, main, piece_map, run_pieces
 from leakypar import LeakyParallel, ops
 
 N, C, H = 3, 5, 24
@@ -52,12 +52,23 @@ def test_a_split_sequence_is_the_whole_one(lengths: tuple[int, ...], backend: st
 def test_a_map_is_its_piece(steps: int) -> None:
     layer = mixed_layer()
     piece = sequence(steps, C)
-    b, lo, hi = piece_map(layer, piece)
-    assert (lo <= hi).all()
-    a = layer.rnn.weight_hh_l0.diagonal() ** steps
+    found = piece_map(layer, piece)
     for before in (sequence(1, H)[0], 1e3 * sequence(1, H)[0], torch.zeros(N, H, dtype=torch.float64)):
         _, after = layer(piece, initial_membrane=before, return_state=True)
-        torch.testing.assert_close(torch.clamp(a * before + b, lo, hi), after, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(apply_map(layer, found, steps, before), after, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("decay", [1.02, 1.1, 4.1, -4.1])
+def test_a_power_of_the_decay_that_overflows_loses_no_sign(decay: float) -> None:
+    """Inhibition but for one burst: the membrane is zero in the end, whatever it was."""
+    layer = LeakyParallel(1, 1, bias=False)
+    with torch.no_grad():
+        layer.rnn.weight_ih_l0.fill_(1)
+        layer.rnn.weight_hh_l0.fill_(decay)
+    piece = torch.full((5000, 1, 1), -10.0)
+    piece[1023] = 2.0
+    before = torch.tensor([[1.0]])
+    assert torch.equal(apply_map(layer, piece_map(layer, piece), len(piece), before), torch.zeros(1, 1))
 
 
 def test_the_largest_membrane_makes_no_nan() -> None:
@@ -66,7 +77,7 @@ def test_the_largest_membrane_makes_no_nan() -> None:
         layer.rnn.weight_hh_l0.diagonal().mul_(2)
     found = piece_map(layer, sequence(400, C).float())
     assert found.dtype == torch.float32
-    assert found.isfinite().all()
+    assert not apply_map(layer, found, 400, torch.full((N, H), torch.finfo(torch.float32).max)).isnan().any()
 
 
 def test_the_command_reports_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
