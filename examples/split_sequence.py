@@ -1,11 +1,11 @@
 """One long sequence split over devices, exactly: each process runs its piece, and the result is the unsplit layer's.
 
 A piece of K steps maps the membrane before it to the membrane after it by a clamped affine map, for each sequence and
-neuron one, ``h -> clamp(w^K h + offset)``, or ``clamp(w^K (h + offset))`` where ``|w| > 1`` and the first would overflow:
-the algebra of csrc/math/clamp_affine.h. So nobody waits for a neighbour's result:
+neuron one, ``h -> clamp(w^K h + offset)``, or ``clamp(w^K (h + offset))`` where ``|w| > 1`` and the first would
+overflow: the algebra of csrc/math/clamp_affine.h. So nobody waits for a neighbour's result:
 
-    forward    each process finds its piece's (offset, below, above), all exchange them, each applies those before its own to the
-               membrane that the sequence begins with, and runs its piece from there
+    forward    each process finds its piece's (offset, below, above), all exchange them, each applies those before its
+               own to the membrane that the sequence begins with, and runs its piece from there
     backward   each runs its piece backward; the gradient that a piece passes to the one before it is an affine map of
                the one it gets from the one after, r -> w^K r + b with b what its own spikes ask for, and just b where
                relu has stopped it; all exchange these, and each applies those after its own
@@ -105,7 +105,7 @@ def piece_map(layer: LeakyParallel, piece: Tensor) -> Tensor:
 
 
 def apply_map(layer: LeakyParallel, piece: Tensor, steps: int, membrane: Tensor) -> Tensor:
-    """The membrane after a piece from the one before it, both `[N, H]`, and finite; from the map of its `steps` steps."""
+    """The membrane after a piece of `steps` steps from the finite one before it, both `[N, H]`, by the piece's map."""
     offset, below, above = piece
     grows = layer.rnn.weight_hh_l0.detach().diagonal().abs() > 1
     value = torch.where(grows, membrane + offset, membrane)
