@@ -153,7 +153,7 @@ def require_extension_build() -> None:
 
 
 def check_cxx_compiler(compiler: str) -> None:
-    """Compiles a C++20 file that includes `Python.h`.
+    """Compiles a C++20 file that includes `Python.h` and uses `_Float16`: Clang has it on x86 from version 15 on.
 
     Raises:
         Unavailable: the compiler is not there, or cannot compile it.
@@ -161,7 +161,7 @@ def check_cxx_compiler(compiler: str) -> None:
     includes = [f"-I{folder}" for folder in sorted({sysconfig.get_path("include"), sysconfig.get_path("platinclude")})]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
-        source.write_text("#include <Python.h>\n#include <concepts>\nstatic_assert(std::integral<int>);\n")
+        source.write_text("#include <Python.h>\n#include <concepts>\nstatic_assert(std::integral<_Float16> == false);\n")
         command = [*compiler.split(), "-std=c++20", "-fsyntax-only", *includes, str(source)]
         try:
             run = subprocess.run(command, capture_output=True, text=True)
@@ -171,7 +171,9 @@ def check_cxx_compiler(compiler: str) -> None:
             ) from error
     if run.returncode != 0:
         first_error = next((line for line in run.stderr.splitlines() if "error" in line), run.stderr.strip())
-        raise Unavailable(f"the C++ compiler {compiler!r} cannot compile C++20 with Python's headers: {first_error}")
+        raise Unavailable(
+            f"the C++ compiler {compiler!r} cannot compile C++20 with _Float16 and Python's headers: {first_error}"
+        )
 
 
 def has_driver() -> bool:

@@ -59,6 +59,10 @@ struct Cpu {
   template <typename Scalar>
   static constexpr bool has_project_scan = false;
 
+  // Clang looks this name up before it discards the branch that calls it.
+  template <typename Scalar>
+  static void project_scan(const ProjectScan<Scalar>&, const ProjectTiles&, const Tensor&) = delete;
+
   static cpu::Threads threads() {
     const auto parallel_for = [](std::int64_t count, std::int64_t grain,
                                  const std::function<void(std::int64_t, std::int64_t)>& body) {
