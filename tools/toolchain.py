@@ -161,7 +161,7 @@ def check_cxx_compiler(compiler: str) -> None:
     includes = [f"-I{folder}" for folder in sorted({sysconfig.get_path("include"), sysconfig.get_path("platinclude")})]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
-        source.write_text("#include <Python.h>\n#include <concepts>\nstatic_assert(std::integral<_Float16> == false);\n")
+        source.write_text("#include <Python.h>\n#include <concepts>\nstatic_assert(!std::integral<_Float16>);\n")
         command = [*compiler.split(), "-std=c++20", "-fsyntax-only", *includes, str(source)]
         try:
             run = subprocess.run(command, capture_output=True, text=True)
