@@ -83,8 +83,9 @@ rivals: $(call needs,bench) ## Install spikingjelly for the benchmarks, leaving 
 	$(pip) install --no-deps --requirement benchmarks/requirements-no-deps.txt
 
 .PHONY: bench-cpu
-bench-cpu: $(call needs,bench) ## Measure the fused kernels on this CPU, and rewrite the tables of docs/cpu.md
-	$(python) -m benchmarks.cpu $(BENCH_ARGS)
+bench-cpu: $(call needs,bench) ## Measure on this CPU, then rewrite the tables of README and docs/cpu.md
+	$(python) -m benchmarks --device cpu $(BENCH_ARGS)
+	$(python) -m benchmarks.table
 
 .PHONY: instructions
 instructions: ## Count the instructions of the CPU's scans, beside what their design predicts (needs valgrind)
@@ -95,7 +96,7 @@ predictions: $(call needs,bench) ## Rewrite the predicted times of docs/kernels.
 	$(python) -m tools.predictions
 
 .PHONY: readme
-readme: $(call needs,bench) ## Rewrite the README's tables from benchmarks/results/
+readme: $(call needs,bench) ## Rewrite the tables of README and docs/cpu.md from benchmarks/results/
 	$(python) -m benchmarks.table
 
 # Beside a GPU there is often one torch and no network, so nothing is installed where a Python has what the run needs.

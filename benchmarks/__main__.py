@@ -1,54 +1,47 @@
-"""``python -m benchmarks``: check, time, write a CSV, print tables."""
+"""``python -m benchmarks``: check, time, write a CSV, print what was found as it comes. Needs torch alone."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from tqdm import tqdm
 
-from benchmarks.bounds import PASSES
-from benchmarks.environment import ROOT, Environment, describe, set_tf32, stable_name
+from benchmarks.environment import RESULTS, describe, set_tf32
 from benchmarks.implementations import Implementation, all_implementations
-from benchmarks.problem import DTYPES, INPUTS
-from benchmarks.results import FAILED, REFUSED, Row, Writer, finished, read_rows
+from benchmarks.results import CASE, FAILED, OK, REFUSED, Row, Writer, finished, label, microseconds
 from benchmarks.runner import Settings, run
-from benchmarks.shapes import GROWTH, QUICK, SHAPES, Shape, parse_shapes
-from benchmarks.show import show
-
-RESULTS = ROOT / "benchmarks" / "results"
-BUSY = 0.5  # of the processors
-SHAPES_HELP = f"{','.join(SHAPES)}, growth-T, growth-H, or sizes as TxNxCxH"
-IMPLEMENTATIONS_HELP = "such as 'nn.RNN,leakypar fused (lane)'; default: all but 'leakypar rnn'"
+from benchmarks.shapes import GROWTH, NAMED, QUICK, Shape, parse_shapes
+from leakypar.benchmark import DTYPES, INPUTS, PASSES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark.
-
-    Returns:
-        0, or 1 when an implementation gave wrong results or failed.
-    """
+    """Runs the benchmark; returns 0, or 1 when an implementation gave wrong results or failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
+    device, all_threads, growth = torch.device(options.device), torch.get_num_threads(), options.growth is not None
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device: got cuda, but torch finds no usable GPU")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     set_tf32(options.tf32)
-    brief = options.quick or options.growth is not None
+    environment, brief = describe(device), options.quick or growth
+    stem = "cpu" if device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", environment.device.lower()).strip("-")
+    output = options.output or RESULTS / f"{stem}{_suffix(options)}.csv"
+    rows = finished(output) if options.resume and output.exists() else []
+    for row in rows:  # the commit may be another: every row says its own
+        for name, now in vars(environment).items():
+            if name not in ("load", "commit") and row.get(name) != str(now):
+                parser.error(f"--resume: {output} has {name} {row.get(name)}, expected {now} as here and now")
     settings = Settings(
         device=device,
         shapes=options.shapes or _default_shapes(options),
-        dtypes=options.dtype or (["float32"] if options.growth else ["float32", "bfloat16"]),
-        passes=options.passes or list(PASSES),
-        inputs=options.inputs or (["spikes"] if options.quick or options.growth else list(INPUTS)),
+        dtypes=options.dtypes or ["float32"] + ["bfloat16"] * (not growth),
+        passes=options.passes,
+        inputs=options.inputs or (["spikes"] if brief else INPUTS),
+        threads=options.threads or ([all_threads] if brief or device.type == "cuda" else sorted({1, all_threads})),
         implementations=_select(parser, options.implementations, device),
         tf32=options.tf32,
         learn_decay=options.learn_decay,
@@ -56,122 +49,102 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case_seconds=options.case_seconds or (2.0 if brief else 8.0),
         call_limit=options.call_limit or (1.0 if brief else 4.0),
         time_limit=options.time_limit,
+        memory=options.memory,
+        done=frozenset(tuple(row[name] for name in CASE) for row in rows),
     )
-    output = options.output or RESULTS / f"{stable_name(device)}{_suffix(options)}.csv"
-
-    environment = describe(device)
-    rows: list[Row] = _resumed(parser, output, environment) if options.resume else []
-    settings = dataclasses.replace(
-        settings, done=frozenset((row.shape, row.dtype, row.input, row.pass_) for row in rows)
-    )
-    processors = os.cpu_count() or 1
-    if environment.load > BUSY * processors:
-        load = f"a load of {environment.load:.1f} on {processors} processors"
-        print(f"warning: {load}; times will be those of a busy machine", file=sys.stderr)
-
+    if environment.load > 0.5 * (os.cpu_count() or 1):
+        print(f"warning: a load of {environment.load:.1f}; times will be those of a busy machine", file=sys.stderr)
     writer = Writer(output)
     writer.write(rows)
-    cases = len(settings.shapes) * len(settings.dtypes) * len(settings.inputs) * len(settings.passes)
-    with tqdm(
-        total=cases - len(settings.done), unit="case", disable=True if options.no_progress else None, file=sys.stderr
-    ) as bar:
-        bar.set_description("measuring the ceilings")
-        for case in run(settings, environment, bar.set_description):
+    try:
+        for case in run(settings, environment, lambda name: print(f"\n{name}", flush=True)):
             writer.write(case)
+            print("\n".join(map(_line, case)), flush=True)
             rows += case
-            bar.update()
-        bar.set_description("done")
-    # Wide enough for a row that says why it was skipped, where the output is a file and has no width of its own.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    show(rows, console)
-    console.print(f"written to {output}", soft_wrap=True)
-
-    wrong = [row for row in rows if row.status in (FAILED, REFUSED)]
+    finally:
+        torch.set_num_threads(all_threads)
+    print(f"\n{environment.device}, torch {environment.torch}, at {environment.commit}; written to {output}")
+    wrong = [row for row in rows if row["status"] in (FAILED, REFUSED)]
     for row in wrong:
-        print(
-            f"{row.status}: {row.label}, {row.shape} {row.dtype} {row.input} {row.pass_}: {row.note}", file=sys.stderr
-        )
+        where = " ".join(str(row[name]) for name in CASE)
+        print(f"{row['status']}: {label(row)}, {where}: {row['note']}", file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _resumed(parser: argparse.ArgumentParser, output: Path, environment: Environment) -> list[Row]:
-    """What a run that was cut short has finished. Its commit may be another: every row says its own."""
-    if not output.exists():
-        return []
-    rows = finished(read_rows(output))
-    for row in rows:
-        for name, now in vars(environment).items():
-            if name not in ("load", "commit") and str(getattr(row, name)) != str(now):
-                parser.error(f"--resume: {output} has {name} {getattr(row, name)}, expected {now} as here and now")
-    return rows
+def _line(row: Row) -> str:
+    """A row of a terminal's table: time, its spread, ratios, memory; or why there is none."""
+    if row["status"] != OK:
+        return f"  {label(row):28} {row['status']}: {row['note']}"
+    memory = row["peak_bytes"] and row["peak_bytes"] / 2**20
+    ratios = {"× nn.RNN": row["speedup_over_rnn"], "of nn.Linear": row["time_over_linear"], "MiB": memory}
+    cells = [f"{value:8.2f} {unit}" for unit, value in ratios.items() if value is not None]
+    time = f"{microseconds(row['median_us']):>8} ± {microseconds(row['spread_us'])}"
+    cells.append(f"{row['share_of_bound']:4.0%} of bound  {row['note']}".rstrip())
+    return f"  {label(row):28} {time:20} {' '.join(cells)}"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition(": ")[2])
+    def refusing(parse: Callable[[str], object]) -> Callable[[str], object]:
+        def parsed(text: str) -> object:
+            try:
+                return parse(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
 
-    def names(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+        return parsed
+
+    def names(allowed: Sequence[str]) -> Callable[[str], object]:
         def split(text: str) -> list[str]:
-            found = text.split(",")
-            for name in found:
-                if name not in allowed:
-                    raise argparse.ArgumentTypeError(f"got {name!r}, expected some of {','.join(allowed)}")
-            return found
+            if unknown := set(text.split(",")) - set(allowed):
+                raise ValueError(f"got {', '.join(sorted(unknown))}, expected some of {','.join(allowed)}")
+            return text.split(",")
 
-        return split
+        return refusing(split)
 
-    def shapes(text: str) -> list[Shape]:
-        try:
-            return parse_shapes(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+    def positive(text: str) -> float:
+        if not float(text) > 0:
+            raise ValueError(f"got {text}, expected more than 0")
+        return float(text)
 
-    def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-        def parse(text: str) -> float:
-            value = kind(text)
-            if not value > 0:
-                raise argparse.ArgumentTypeError(f"got {text}, expected more than 0")
-            return value
-
-        return parse
-
-    add = parser.add_argument
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition(": ")[2])
+    add, seconds = parser.add_argument, {"type": refusing(positive), "metavar": "SECONDS"}
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--dtype", type=names(list(DTYPES)), metavar="NAMES", help="default: float32,bfloat16")
-    add("--shapes", type=shapes, metavar="NAMES", help=f"of {SHAPES_HELP}; default: all that have a name")
+    add("--dtypes", "--dtype", type=names(list(DTYPES)), metavar="NAMES", help="default: float32,bfloat16")
+    add("--shapes", type=refusing(parse_shapes), help=f"of {','.join(NAMED)}, growth-T, growth-H, or TxNxCxH")
     add("--growth", nargs="?", const="all", choices=("all", *GROWTH), help="how cost grows with T, with H, or both")
-    add("--passes", type=names(PASSES), metavar="NAMES", help="default: forward,training")
-    add("--inputs", type=names(INPUTS), metavar="NAMES", help="default: spikes,normal")
-    add("--implementations", metavar="NAMES", help=IMPLEMENTATIONS_HELP)
-    add("--rounds", type=positive(int), help="timed calls of each implementation; default: 30")
+    add("--passes", type=names(PASSES), metavar="NAMES", default=PASSES, help="default: forward,training")
+    add("--inputs", type=names(INPUTS), metavar="NAMES", help="default: spikes,dense")
+    add("--implementations", metavar="NAMES", help="such as 'nn.RNN,leakypar fused'; default: all but 'leakypar rnn'")
+    counts = refusing(lambda text: [int(positive(count)) for count in text.split(",")])
+    add("--threads", type=counts, help="numbers of CPU threads, such as 1,2; default: one, and torch's own choice")
+    add("--rounds", type=refusing(lambda text: int(positive(text))), help="timed calls of each; default: 30")
     add("--quick", action="store_true", help=f"{', '.join(QUICK)} on spikes, 10 rounds, 2 seconds a case")
-    add("--call-limit", type=positive(float), metavar="SECONDS", help="drop what takes longer for a call; default: 4")
-    add("--case-seconds", type=positive(float), metavar="SECONDS", help="fewer rounds than take longer; default: 8")
-    add("--time-limit", type=positive(float), metavar="SECONDS", default=float("inf"), help="start no case after this")
+    add("--call-limit", help="drop what takes longer for a call; default: 4", **seconds)  # type: ignore[arg-type]
+    add("--case-seconds", help="fewer rounds than take longer; default: 8", **seconds)  # type: ignore[arg-type]
+    add("--time-limit", help="start no case after this", default=float("inf"), **seconds)  # type: ignore[arg-type]
     add("--resume", action="store_true", help="go on with the output of a run that its time limit cut short")
-    add("--threads", type=positive(int), help="CPU threads; default: torch's own choice")
     add("--learn-decay", action="store_true", help="also train the decay, which snntorch does not by default")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="for float32 on a GPU; default: on")
-    add("--no-progress", action="store_true", help="no progress bar; a log file never has one")
+    add("--memory", action=argparse.BooleanOptionalAction, default=True, help="peak memory; default: on")
     add("--output", type=Path, metavar="CSV", help="default: benchmarks/results/<device>.csv")
     return parser
 
 
 def _select(parser: argparse.ArgumentParser, text: str | None, device: torch.device) -> list[Implementation]:
-    """The implementations of those names (all their plans) or labels, such as ``leakypar fused (lane)``."""
-    known = [implementation for implementation in all_implementations() if implementation.applies(device)]
+    """The implementations of those names (all their plans) or labels, such as ``leakypar fused (sequential)``."""
+    known = [found for found in all_implementations() if found.applies(device)]
     if text is None:
-        return [implementation for implementation in known if not implementation.optional]
-    wanted = [name.strip() for name in text.split(",")]
-    for name in wanted:
-        if not any(name in (implementation.name, implementation.label) for implementation in known):
-            labels = ", ".join(implementation.label for implementation in known)
-            parser.error(f"--implementations: got {name!r}, expected some of: {labels}")
-    return [implementation for implementation in known if {implementation.name, implementation.label} & set(wanted)]
+        return [found for found in known if not found.optional]
+    wanted = {name.strip() for name in text.split(",")}
+    if unknown := wanted - {name for found in known for name in (found.name, found.label)}:
+        labels = ", ".join(found.label for found in known)
+        parser.error(f"--implementations: got {', '.join(sorted(unknown))}, expected some of: {labels}")
+    return [found for found in known if {found.name, found.label} & wanted]
 
 
 def _default_shapes(options: argparse.Namespace) -> list[Shape]:
     if options.growth is None:
-        return [SHAPES[name] for name in (QUICK if options.quick else SHAPES)]
+        return [NAMED[name] for name in (QUICK if options.quick else NAMED)]
     chosen = [shape for size, family in GROWTH.items() if options.growth in (size, "all") for shape in family]
     # The smallest first: a run that is cut short lacks the largest of each family, and none a whole family.
     return sorted(chosen, key=lambda shape: shape.rows * shape.C * shape.H)
@@ -179,13 +152,9 @@ def _default_shapes(options: argparse.Namespace) -> list[Shape]:
 
 def _suffix(options: argparse.Namespace) -> str:
     """Keeps a run of less than everything from overwriting the results that the README's tables are made of."""
-    if options.quick:
-        return "-quick"
-    chosen = (options.shapes, options.dtype, options.passes, options.inputs, options.implementations)
-    partial = any(choice is not None for choice in chosen) or options.learn_decay
-    if options.growth is not None:
-        return "-growth-partial" if partial or options.growth != "all" else "-growth"
-    return "-partial" if partial else ""
+    chosen = options.shapes, options.dtypes, options.inputs, options.implementations
+    partial = any(chosen) or options.passes is not PASSES or options.learn_decay or options.growth in GROWTH
+    return "-quick" if options.quick else "-growth" * bool(options.growth) + "-partial" * bool(partial)
 
 
 if __name__ == "__main__":

@@ -14,33 +14,34 @@ d_W = d_u^T x         d_u, x                                          d_W [H,C] 
 d_x = d_u W           d_u, W                                          d_x [R,C]          2 R C H
 ====================  ==============================================  =================  ==========
 
-A training step is the last four: the membrane is written once and read once, ``d_u`` written once and read twice. The
-scan's own arithmetic (some ten operations per value) and the parameter vectors, ``H`` values each, are not counted.
-
-``nn.Linear`` alone has the forward of the first row, spikes read as outputs, and the two products; ``dL/dy`` stands for
-``d_u``.
+A training step is the last four. The scan's own arithmetic (some ten operations per value) and the parameter vectors,
+``H`` values each, are not counted. ``nn.Linear`` alone has the first row and the two products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
-from benchmarks.shapes import Shape
+import torch
 
-PASSES = ("forward", "training")
+from leakypar.benchmark import DTYPES, Shape, clock_for
+
+# Copies larger than any cache; products large enough to fill the chip.
+COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}
+PRODUCT_SIZE = {"cuda": 8192, "cpu": 1024}
+REPEATS = 5
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """What a kernel cannot avoid: ``values`` moved between memory and chip, ``operations`` of a matrix product."""
 
     values: int
     operations: int
 
 
-@dataclass(frozen=True)
-class Ceilings:
+class Ceilings(NamedTuple):
     """Rates measured on the device: a copy's bytes read plus written, and a product's operations, per second."""
 
     copy: float
@@ -49,17 +50,17 @@ class Ceilings:
 
 def layer_kernels(shape: Shape, pass_: str) -> tuple[Kernel, ...]:
     """The kernels of the spiking layer's ``"forward"`` or ``"training"`` pass."""
-    R, C, H = shape.rows, shape.C, shape.H
+    (product,), R = linear_kernels(shape, "forward"), shape.rows
     if pass_ == "forward":
-        return (_product(shape),)
-    forward = Kernel(R * C + H * C + 2 * R * H, 2 * R * C * H)
-    backward_scan = Kernel(3 * R * H, 0)
-    return (forward, backward_scan, _product(shape), _product(shape))
+        return (product,)
+    forward = Kernel(product.values + R * shape.H, product.operations)
+    return (forward, Kernel(3 * R * shape.H, 0), product, product)
 
 
 def linear_kernels(shape: Shape, pass_: str) -> tuple[Kernel, ...]:
-    """The kernels of ``nn.Linear`` alone, for the same pass."""
-    return (_product(shape),) * (1 if pass_ == "forward" else 3)
+    """The kernels of ``nn.Linear`` alone: products among ``[R,C]``, ``[H,C]`` and ``[R,H]``, in any of three roles."""
+    R, C, H = shape.rows, shape.C, shape.H
+    return (Kernel(R * C + H * C + R * H, 2 * R * C * H),) * (1 if pass_ == "forward" else 3)
 
 
 def bound_seconds(kernels: Sequence[Kernel], value_bytes: int, ceilings: Ceilings) -> float:
@@ -68,12 +69,21 @@ def bound_seconds(kernels: Sequence[Kernel], value_bytes: int, ceilings: Ceiling
     Tensors that stay in a cache from one call to the next are not moved through memory, so a small problem on a CPU can
     run below its bound.
     """
-    return sum(
-        max(kernel.values * value_bytes / ceilings.copy, kernel.operations / ceilings.matrix) for kernel in kernels
-    )
+    return sum(max(each.values * value_bytes / ceilings.copy, each.operations / ceilings.matrix) for each in kernels)
 
 
-def _product(shape: Shape) -> Kernel:
-    """A product whose two operands and result are ``[R,C]``, ``[H,C]`` and ``[R,H]``, in any of the three roles."""
-    R, C, H = shape.rows, shape.C, shape.H
-    return Kernel(R * C + H * C + R * H, 2 * R * C * H)
+def measure_ceilings(device: torch.device, dtype: str) -> Ceilings:
+    """Times a large copy and large square products of random values; the best of each. For float32, TF32 as it is."""
+    clock = clock_for(device)
+
+    def best(call: Callable[[], object]) -> float:
+        clock.time(call)
+        return min(clock.time(call).device for _ in range(REPEATS))
+
+    source = torch.randn(COPY_BYTES[device.type] // 4, device=device)
+    copy = 2 * source.nbytes / best(partial(torch.empty_like(source).copy_, source))
+    size = PRODUCT_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+    # The layouts of x W^T, d_u W and d_u^T x: a library may be many times slower at one than at another.
+    layouts, out = ((a, b.t()), (a, b), (a.t(), b)), torch.empty_like(a)
+    return Ceilings(copy, 2 * size**3 / min(best(partial(torch.mm, *pair, out=out)) for pair in layouts))

@@ -7,21 +7,20 @@ A spike may differ from it only where the membrane is so near the threshold that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.problem import THRESHOLD, InputSet, Problem
 from leakypar import reference
+from leakypar.benchmark import THRESHOLD, InputSet, Problem
 
 
 class WrongResultError(ValueError):
     """An implementation does not compute what it says it computes."""
 
 
-@dataclass(frozen=True)
-class Tolerance:
+class Tolerance(NamedTuple):
     """How far rounding may move a result.
 
     Attributes:
@@ -53,20 +52,18 @@ TOLERANCES_ROUNDED_STATE = TOLERANCES | {
 }
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """The layer in float64: ``membrane [T, N, H]``, and each gradient by name (none for a forward pass)."""
 
     membrane: Tensor
     gradients: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Errors:
+class Errors(NamedTuple):
     """What was found: the share of spikes that differ, and the largest relative error of a gradient."""
 
-    spikes: float
-    gradient: float | None
+    spike_mismatch: float
+    gradient_error: float | None
 
 
 def compute_reference(problem: Problem, inputs: InputSet, *, training: bool) -> Reference:
@@ -76,49 +73,32 @@ def compute_reference(problem: Problem, inputs: InputSet, *, training: bool) -> 
         ValueError: If the neurons are almost all silent or almost all firing, so that spikes would prove nothing.
     """
     # Detached: a tensor that is float64 already would be the problem's own.
-    parameters = {name: value.detach().double() for name, value in vars(problem.parameters).items()}
-    leaves = {"x": inputs.x.detach().double(), **parameters}
-    for leaf in leaves.values():
-        leaf.requires_grad_(training)
+    values = {"x": inputs.x, **problem.parameters._asdict()}
+    leaves = {name: value.detach().double().requires_grad_(training) for name, value in values.items()}
     spikes, membrane = reference.leaky_parallel(**leaves, threshold=THRESHOLD, return_membrane=True)
-    rate = spikes.mean().item()
-    if not 0.01 < rate < 0.99:
-        raise ValueError(
-            f"spike rate: got {rate:.3f}, expected one between 0.01 and 0.99, for the comparison to mean much"
-        )
-    gradients = {}
+    if not 0.01 < (rate := spikes.mean().item()) < 0.99:
+        raise ValueError(f"spike rate: got {rate:.3f}, expected one between 0.01 and 0.99, to mean much")
     if training:
         torch.autograd.backward(spikes, inputs.grad_spikes.double())
-        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    return Reference(membrane.detach(), gradients)
+    return Reference(membrane.detach(), {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None})
 
 
 def compare(
     spikes: Tensor, gradients: Mapping[str, Tensor], problem: Problem, expected: Reference, tolerance: Tolerance
 ) -> Errors:
-    """Compares one implementation's results with the reference's.
-
-    Args:
-        spikes: ``[T, N, H]``, zeros and ones.
-        gradients: By the reference's names; empty for a forward pass.
-        problem: What was computed.
-        expected: What should come out.
-        tolerance: By how much it may differ.
+    """Compares spikes ``[T, N, H]`` and gradients, by name and none for a forward pass, with the reference's.
 
     Raises:
-        WrongResultError: If it differs by more; the message says where and by how much.
+        WrongResultError: If they differ by more than the tolerance; the message says where and by how much.
     """
-    membrane = expected.membrane
-    if spikes.shape != membrane.shape or spikes.dtype != problem.parameters.weight.dtype:
-        raise WrongResultError(
-            f"spikes: got {list(spikes.shape)} {spikes.dtype}, "
-            f"expected {list(membrane.shape)} {problem.parameters.weight.dtype}"
-        )
+    membrane, dtype = expected.membrane, problem.parameters.weight.dtype
+    if spikes.shape != membrane.shape or spikes.dtype != dtype:
+        got = f"{list(spikes.shape)} {spikes.dtype}"
+        raise WrongResultError(f"spikes: got {got}, expected {list(membrane.shape)} {dtype}")
     if not ((spikes == 0) | (spikes == 1)).all():
         raise WrongResultError("spikes: some are neither 0 nor 1")
     differs = (spikes == 1) != (membrane > THRESHOLD)
-    distance = (membrane - THRESHOLD).abs()[differs]
-    share = differs.double().mean().item()
+    distance, share = (membrane - THRESHOLD).abs()[differs], differs.double().mean().item()
     if distance.numel() and distance.max() > tolerance.margin:
         raise WrongResultError(
             f"spikes: {share:.2e} of them differ, up to {distance.max().item():.2e} from the threshold; "
@@ -126,12 +106,15 @@ def compare(
         )
     if share > tolerance.share:
         raise WrongResultError(f"spikes: {share:.2e} of them differ, of which {tolerance.share:.0e} may")
-    errors = {name: _gradient_error(name, gradients[name], expected.gradients[name]) for name in gradients}
-    for name, error in errors.items():
-        if not error <= tolerance.gradient:  # a NaN is not
-            raise WrongResultError(
-                f"gradient of {name}: relative error {error:.2e}, at most {tolerance.gradient:.0e} expected"
-            )
+    errors = {}
+    for name, gradient in gradients.items():
+        true = expected.gradients[name]
+        if gradient.shape != true.shape:
+            raise WrongResultError(f"gradient of {name}: got {list(gradient.shape)}, expected {list(true.shape)}")
+        errors[name] = float((gradient.double() - true).norm() / true.norm())
+        if not errors[name] <= tolerance.gradient:  # a NaN is not
+            error = f"relative error {errors[name]:.2e}, at most {tolerance.gradient:.0e} expected"
+            raise WrongResultError(f"gradient of {name}: {error}")
     return Errors(share, max(errors.values(), default=None))
 
 
@@ -139,9 +122,3 @@ def tolerance_for(dtype: str, *, tf32: bool, rounds_state: bool) -> Tolerance:
     """The tolerance of a dtype; ``tf32`` when float32 products use TF32 on this device."""
     precision = "tf32" if tf32 and dtype == "float32" else dtype
     return (TOLERANCES_ROUNDED_STATE if rounds_state else TOLERANCES)[precision]
-
-
-def _gradient_error(name: str, got: Tensor, expected: Tensor) -> float:
-    if got.shape != expected.shape:
-        raise WrongResultError(f"gradient of {name}: got {list(got.shape)}, expected {list(expected.shape)}")
-    return float((got.double() - expected).norm() / expected.norm())

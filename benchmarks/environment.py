@@ -1,20 +1,21 @@
-"""Where and with what a run was made."""
+"""Where and with what a run was made; torch's ``collect_env`` asks the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import shutil
-import subprocess
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils import collect_env
 
 import leakypar
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,23 @@ class Environment:
     python: str
     leakypar: str
     commit: str
-    threads: int
     load: float
 
 
 def describe(device: torch.device) -> Environment:
     """Reads the facts of this machine; one that does not exist, such as a CPU's driver, is ``none``."""
+    on_gpu = device.type == "cuda"
     return Environment(
         device_type=device.type,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-        driver=_driver() if device.type == "cuda" else "none",
+        device=torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        driver=(collect_env.get_nvidia_driver_version(collect_env.run) or "unknown") if on_gpu else "none",  # type: ignore[no-untyped-call]
         torch=torch.__version__,
         cuda=torch.version.cuda or "none",
         python=platform.python_version(),
         leakypar=leakypar.__version__,
         commit=_commit(),
-        threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 2),
     )
-
-
-def stable_name(device: torch.device) -> str:
-    """A file's stem for results from this device: ``cpu``, or a GPU's name, such as ``nvidia-h100-80gb-hbm3``."""
-    if device.type == "cpu":
-        return "cpu"
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
 
 
 def set_tf32(allowed: bool) -> None:
@@ -63,28 +56,12 @@ def set_tf32(allowed: bool) -> None:
 
 
 def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _driver() -> str:
-    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0] or "unknown"
+    found = re.search(r"Model name:\s*(.+)", str(collect_env.get_cpu_info(collect_env.run)))  # type: ignore[no-untyped-call]
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _commit() -> str:
-    commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    if not commit:
-        return "unknown"
-    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
-    return f"{commit}-dirty" if changed else commit
-
-
-def _output(*command: str) -> str:
-    """What a command prints, stripped; empty where the command is missing or fails."""
-    if shutil.which(command[0]) is None:
-        return ""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
+    git = f"git -C {shlex.quote(str(ROOT))}"
+    code, commit, _ = collect_env.run(f"{git} rev-parse --short=12 HEAD")  # type: ignore[no-untyped-call]
+    _, changed, _ = collect_env.run(f"{git} status --porcelain --untracked-files=no")  # type: ignore[no-untyped-call]
+    return "unknown" if code else f"{commit}-dirty" if changed else str(commit)

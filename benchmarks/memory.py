@@ -1,44 +1,92 @@
-"""The most memory that a call holds beside its inputs and parameters, as PyTorch's allocators see it.
+"""The most memory that a call holds beside its inputs and parameters, and whether a case fits.
 
-On a GPU that is the caching allocator's own count; on a CPU, the running sum of what the profiler saw allocated and
-freed. Memory that a library takes behind PyTorch's back (a vendor's workspace) is in neither.
+On a GPU that is the caching allocator's own count. On a CPU it is measured in a fresh process, where nothing that an
+earlier call left behind can serve this one: the growth of the resident set from before the call to its highest mark,
+which Linux keeps. Workspaces that a library takes behind PyTorch's back are in it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import multiprocessing
+import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import torch
-from torch.autograd.profiler import profile
 
-NOT_MEASURED = "not measured: too many time steps for the profiler"
-SOURCES = {"cuda": "CUDA allocator", "cpu": "CPU allocator, profiled"}
+from benchmarks.implementations import Implementation
+from leakypar.benchmark import DTYPES, Shape, contestant, make_problem, set_bytes, set_count
+
+SOURCES = {"cuda": "CUDA allocator", "cpu": "resident set of a fresh process"}
+RESET_HIGHEST_MARK = "5"
+USABLE = 0.8
 
 
-def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Runs ``call`` once.
+def lack(shape: Shape, dtype: str, pass_: str, device: torch.device) -> str | None:
+    """Says by how much rotated inputs, with the float64 reference or the hungriest rival, are too much, or None."""
+    inputs, outputs = shape.rows * shape.C, shape.rows * shape.H
+    reference = 8 * (inputs + 4 * outputs if pass_ == "forward" else 2 * inputs + 10 * outputs)
+    timed = DTYPES[dtype].itemsize * (4 * outputs if pass_ == "forward" else inputs + 10 * outputs)
+    need = set_count(shape, dtype) * set_bytes(shape, dtype) + reference + timed
+    free = available(device)
+    return (
+        None if need <= USABLE * free else f"needs an estimated {need / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free"
+    )
 
-    Returns:
-        The largest number of bytes that were allocated at once, beyond those allocated before.
+
+def available(device: torch.device) -> int:
+    """Free bytes on a GPU, or what the system could give to a new process."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _kibibytes("meminfo", "MemAvailable")
+
+
+def peak_on_gpu(call: Callable[[], object], device: torch.device) -> int:
+    """Runs ``call`` once; returns the most bytes that were allocated at once, beyond those allocated before."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def peak_of_this_process(call: Callable[[], object]) -> int:
+    """Runs ``call`` once; returns by how many bytes the resident set grew at most."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of memory that was freed would serve the call unseen
+    Path("/proc/self/clear_refs").write_text(RESET_HIGHEST_MARK)
+    before = _kibibytes("self/status", "VmRSS")
+    call()
+    return max(0, _kibibytes("self/status", "VmHWM") - before)
+
+
+def peak_on_cpu(*case: object) -> int:
+    """Bytes that the second call of :func:`_peak`'s case takes at most, in a process of its own.
+
+    Raises:
+        RuntimeError: If that process ended before it could say.
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+    # A server imports torch once and computes nothing: each process that it forks begins as one that just started.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context) as fresh:
+        return fresh.submit(_peak, *case).result()  # type: ignore[arg-type]
 
-    # Its events are read as they were recorded: the profiler's own summary of them takes many times longer.
-    with profile(profile_memory=True) as profiler:
-        call()
-    recorded = profiler.kineto_results
-    if recorded is None:
-        raise RuntimeError("the profiler recorded nothing")
-    events = [event for event in recorded.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    held = peak = 0
-    for event in events:
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+
+def _peak(implementation: Implementation, shape: Shape, dtype: str, pass_: str, threads: int, learn: bool) -> int:
+    torch.set_num_threads(threads)
+    problem = make_problem(shape, dtype, "spikes", torch.device("cpu"), learn_decay=learn, sets=1)
+    problem.sets[0].x.requires_grad_(pass_ == "training")
+    call, forget = contestant(implementation.build(problem), problem.sets, pass_)
+    call(0)  # loads libraries, compiles, makes threads
+    forget()
+    return peak_of_this_process(lambda: call(0))
+
+
+def _kibibytes(file: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc", file).read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"memory: /proc/{file} has no {name}; the CPU benchmark runs on Linux")
+    return int(found[1]) * 1024

@@ -1,132 +1,98 @@
-"""One row per implementation, shape, dtype, pass and input; the CSV file that holds them."""
+"""One row per implementation, shape, dtype, pass, input and number of threads; the CSV file that holds them.
+
+A row is a dict by :data:`COLUMNS`, a missing value an empty cell. Times are microseconds. ``median_us``, ``spread_us``
+(median absolute deviation) and ``least_us`` are the device's time, ``wall_us`` the median for the caller; on a CPU the
+two are one. ``copy_bandwidth`` is in bytes and ``matrix_rate`` in operations a second, as measured in the same run.
+``speedup_over_rnn`` is the median over the rounds of nn.RNN's time over this one's, ``time_over_linear`` of this one's
+over nn.Linear's. ``load``: processes that ran or waited in the minute before the run; ``tf32``: of float32 on a GPU.
+"""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
 OUT_OF_TIME = "the run's time limit was reached"
-OK, SKIPPED, FAILED, REFUSED = STATUSES = ("ok", "skipped", "failed", "refused")
+OK, SKIPPED, FAILED, REFUSED = "ok", "skipped", "failed", "refused"
+_NAMES = (
+    "device_type device driver torch cuda python leakypar commit threads load tf32 dtype shape T N C H pass input "
+    "spike_rate implementation plan backend function status rounds median_us spread_us least_us wall_us peak_bytes "
+    "peak_source spike_mismatch gradient_error copy_bandwidth matrix_rate bound_us share_of_bound speedup_over_rnn "
+    "time_over_linear time_over_linear_spread note"
+)
+COLUMNS = _NAMES.split()
+LATER_COLUMNS = ("backend", "time_over_linear_spread")  # files of older commits lack them
+TEXT = ["implementation", "plan", "function", "status", "peak_source", "note", "cuda", "driver", "tf32"]
+NUMBERS = ("threads", *"TNCH", "median_us", "spread_us", "peak_bytes")
+CASE = ["shape", "dtype", "input", "pass", "threads"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the CSV; a field's name is its column (``pass_`` is ``pass``), and None is an empty cell.
-
-    Times are microseconds. ``median_us``, ``spread_us`` (median absolute deviation) and ``least_us`` are the device's
-    time, ``wall_us`` the median for the caller; on a CPU the two are one. ``copy_bandwidth`` is in bytes per second and
-    ``matrix_rate`` in operations per second, as measured in the same run. ``speedup_over_rnn`` is nn.RNN's median over
-    this one's, ``time_over_linear`` this one's over nn.Linear's.
-    """
-
-    device_type: str
-    device: str
-    driver: str
-    torch: str
-    cuda: str
-    python: str
-    leakypar: str
-    commit: str
-    threads: int
-    load: float  # processes that ran or waited, on average over the minute before the run
-    tf32: str  # "on" or "off" for float32 on a GPU, else "n/a"
-    dtype: str
-    shape: str
-    T: int
-    N: int
-    C: int
-    H: int
-    pass_: str
-    input: str  # "spikes" or "normal"
-    spike_rate: float | None
-    implementation: str
-    plan: str
-    function: str
-    status: str
-    rounds: int | None = None
-    median_us: float | None = None
-    spread_us: float | None = None
-    least_us: float | None = None
-    wall_us: float | None = None
-    peak_bytes: int | None = None
-    peak_source: str = ""
-    spike_mismatch: float | None = None
-    gradient_error: float | None = None
-    copy_bandwidth: float | None = None
-    matrix_rate: float | None = None
-    bound_us: float | None = None
-    share_of_bound: float | None = None
-    speedup_over_rnn: float | None = None
-    time_over_linear: float | None = None
-    note: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"{self.implementation} ({self.plan})" if self.plan else self.implementation
-
-
-_FIELDS = [field.name for field in dataclasses.fields(Row)]
-_HINTS = get_type_hints(Row)
-COLUMNS = [name.rstrip("_") for name in _FIELDS]
+def label(row: Row) -> str:
+    return f"{row['implementation']} ({row['plan']})" if row["plan"] else str(row["implementation"])
 
 
 class Writer:
-    """Writes rows as they come, so that a run that is cut short leaves what it has measured."""
+    """Writes rows as they come, so that a run that is cut short leaves what it has measured; needs no pandas."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         with path.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(COLUMNS)
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writeheader()
 
     def write(self, rows: Iterable[Row]) -> None:
         with self._path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [_text(getattr(row, name)) for name in _FIELDS] for row in rows
-            )
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            for row in rows:
+                writer.writerow(
+                    {name: f"{cell:.6g}" if isinstance(cell, float) else cell for name, cell in row.items()}
+                )
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Reads a CSV file.
+def finished(path: Path) -> list[Row]:
+    """The rows, as text, of the cases that a run came to the end of before its time limit."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cut = [[row[name] for name in CASE] for row in rows if row["note"] == OUT_OF_TIME]
+    return [row for row in rows if [row[name] for name in CASE] not in cut]
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Reads a CSV file, with ``label`` as a further column.
 
     Raises:
-        ValueError: If its columns are not :data:`COLUMNS`, or a cell does not hold its column's type.
+        ValueError: If a column is missing, or one of numbers holds something else.
     """
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != COLUMNS:
-            raise ValueError(f"{path}: got columns {', '.join(header) or 'none'}; expected {', '.join(COLUMNS)}")
-        return [_row(path, reader.line_num, cells) for cells in reader]
+    import pandas as pd
 
-
-def finished(rows: Iterable[Row]) -> list[Row]:
-    """The rows of the cases that a run came to the end of, before its time limit."""
-    cases: dict[tuple[str, str, str, str], list[Row]] = {}
-    for row in rows:
-        cases.setdefault((row.shape, row.dtype, row.input, row.pass_), []).append(row)
-    return [row for case in cases.values() if all(row.note != OUT_OF_TIME for row in case) for row in case]
-
-
-def _row(path: Path, line: int, cells: Sequence[str]) -> Row:
-    if len(cells) != len(_FIELDS):
-        raise ValueError(f"{path}:{line}: got {len(cells)} cells, expected {len(_FIELDS)}")
-    values: dict[str, Any] = {}
-    for name, cell in zip(_FIELDS, cells, strict=True):
-        optional = type(None) in get_args(_HINTS[name])
-        kind = next((kind for kind in get_args(_HINTS[name]) if kind is not type(None)), _HINTS[name])
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    if missing := set(COLUMNS) - set(frame) - set(LATER_COLUMNS):
+        raise ValueError(f"{path}: got no column {', '.join(sorted(missing))}")
+    frame = frame.reindex(columns=COLUMNS)
+    frame[TEXT] = frame[TEXT].astype(object).fillna("").astype(str)
+    ours = frame.implementation.str.extract("^leakypar (.*)$")[0]
+    frame["backend"] = frame.backend.astype(object).fillna(ours).fillna("")
+    for name in NUMBERS:
         try:
-            values[name] = None if optional and not cell else kind(cell)
+            frame[name] = pd.to_numeric(frame[name])
         except ValueError as error:
-            raise ValueError(f"{path}:{line}: column {name}: {error}") from error
-    return Row(**values)
+            raise ValueError(f"{path}: column {name}: {error}") from error
+    frame["label"] = [label(row) for row in frame.to_dict("records")]
+    return frame
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def complete(folder: Path) -> list[Path]:
+    """The CSV files of complete runs, those of growth included, in a fixed order."""
+    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial")))
+
+
+def microseconds(value: float) -> str:
+    """A time with three significant digits, in the unit that suits it."""
+    size, unit = next(((size, unit) for size, unit in ((1e6, "s"), (1e3, "ms")) if value >= 0.9995 * size), (1.0, "µs"))
+    return f"{f'{value / size:#.3g}'.rstrip('.') if value / size < 999.5 else f'{value / size:.0f}'} {unit}"

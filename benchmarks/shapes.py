@@ -1,48 +1,14 @@
-"""The shapes that are timed."""
+"""The shapes that are timed: those of :mod:`leakypar.benchmark`, and two families that grow."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from leakypar.benchmark import ONE_SEQUENCE, QUICK, SHAPES, Shape
 
-@dataclass(frozen=True)
-class Shape:
-    """One problem: ``T`` time steps, ``N`` batch rows, ``C`` input features, ``H`` neurons."""
+__all__ = ["GROWTH", "NAMED", "QUICK", "SHAPES", "Shape", "parse_shapes"]
 
-    name: str
-    T: int
-    N: int
-    C: int
-    H: int
-
-    @property
-    def rows(self) -> int:
-        """``T * N``: rows of the projection's matrix product."""
-        return self.T * self.N
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.T}, {self.N}, {self.C}, {self.H})"
-
-
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape("tutorial", 25, 128, 784, 128),
-        Shape("wide-tutorial", 25, 128, 784, 1000),
-        Shape("speech", 250, 256, 700, 512),
-        Shape("long", 1000, 32, 128, 128),
-        Shape("streaming", 16384, 1, 64, 512),
-        Shape("audio", 4096, 8, 256, 1024),
-        Shape("square", 128, 64, 2048, 2048),
-        Shape("onm", 500, 10, 512, 512),
-    )
-}
-
-# Small enough for two CPU cores, and between them many channels, few channels and one channel row over a long time.
-QUICK = ("tutorial", "long", "streaming", "onm")
-
-
+NAMED = {**SHAPES, ONE_SEQUENCE.name: ONE_SEQUENCE}
 # How cost grows with the number of steps and of neurons, everything else being fixed, with names such as ``T=1024``.
 # Few channels over a long time, which only a scan makes parallel; and a batch over a wide layer.
 GROWTH = {
@@ -52,29 +18,16 @@ GROWTH = {
 
 
 def parse_shapes(text: str) -> list[Shape]:
-    """Returns the shapes of a comma-separated list: names, sizes, and ``growth-T`` and ``growth-H`` for a whole family.
+    """Returns the shapes of a list: names, sizes such as ``25x128x784x10``, ``growth-T`` and ``growth-H`` for a family.
 
     Raises:
         ValueError: If one of them is none of these.
     """
-    families = {f"growth-{size}": family for size, family in GROWTH.items()}
-    return [shape for name in text.split(",") for shape in families.get(name) or (parse_shape(name),)]
-
-
-def parse_shape(text: str) -> Shape:
-    """Returns the shape of that name, or a shape of one's own.
-
-    Args:
-        text: A name of :data:`SHAPES`, or four sizes as ``TxNxCxH``, such as ``25x128x784x10``.
-
-    Raises:
-        ValueError: If ``text`` is neither.
-    """
-    if text in SHAPES:
-        return SHAPES[text]
-    for shape in (*GROWTH["T"], *GROWTH["H"]):
-        if text == shape.name:
-            return shape
-    if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", text):
-        return Shape(text, *map(int, text.split("x")))
-    raise ValueError(f"shape: got {text!r}, expected one of {', '.join(SHAPES)}, or sizes as TxNxCxH")
+    known = {f"growth-{size}": family for size, family in GROWTH.items()}
+    known |= {shape.name: (shape,) for shape in (*NAMED.values(), *GROWTH["T"], *GROWTH["H"])}
+    for name in text.split(","):
+        if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", name):
+            known[name] = (Shape(name, *map(int, name.split("x"))),)
+        if name not in known:
+            raise ValueError(f"shape: got {name!r}, expected one of {', '.join(NAMED)}, or sizes as TxNxCxH")
+    return [shape for name in text.split(",") for shape in known[name]]

@@ -1,6 +1,8 @@
-"""``python -m benchmarks.table``: rewrites the README's benchmark tables from the CSV files, and from nothing else.
+"""``python -m benchmarks.table``: rewrites the tables of README and docs from the CSV files, and from nothing else.
 
-A table stands between ``<!-- benchmark:cpu -->`` and ``<!-- /benchmark:cpu -->``, and likewise for ``gpu``.
+A table stands between ``<!-- benchmark:cpu -->`` and ``<!-- /benchmark:cpu -->``; ``gpu`` likewise. What follows the
+name chooses rows in the words of ``pandas.DataFrame.query``: ``<!-- benchmark:cpu shape == "speech" -->``.
+``memory:cpu`` is the table of a training step's peak memory.
 """
 
 from __future__ import annotations
@@ -8,149 +10,142 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean as gmean
+from typing import Any
 
-from benchmarks.environment import ROOT
+import pandas as pd
+
+from benchmarks.environment import RESULTS, ROOT
 from benchmarks.implementations import BASELINE, FLOOR
-from benchmarks.results import OK, SKIPPED, Row, read_rows
-from benchmarks.show import microseconds
+from benchmarks.results import OK, SKIPPED, complete, microseconds, read
 
-OURS_NAME = "leakypar fused"
-OURS = f"{OURS_NAME} (auto)"
-INPUT = "spikes"
+OURS, RECOMPUTE = "leakypar fused (auto)", "leakypar fused (recompute)"
 SNNTORCH = "snntorch LeakyParallel"
-HEADS = (
-    "shape (T, N, C, H)",
-    "dtype",
-    "pass",
-    "nn.RNN",
-    "snntorch",
-    "best other",
-    "nn.Linear",
-    "leakypar",
-    "over nn.RNN",
-    "of nn.Linear",
-    "of bound",
-)
-BLOCKS = {"cpu": "cpu", "gpu": "cuda"}
+PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md")
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+RELATIVE = "\\* computes a near relative"
 NOT_MEASURED = "not yet measured"
+BLOCK = re.compile(r"(<!-- (benchmark|memory):(cpu|gpu)(.*?) -->\n).*?(<!-- /\2:\3 -->)", re.DOTALL)
+MARKER = re.compile(r"<!-- /?(?:benchmark|memory):")
 
 
-def complete(folder: Path) -> list[Path]:
-    """The CSV files of complete runs of ``python -m benchmarks``, in a fixed order."""
-    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial")))
-
-
-def committed(folder: Path) -> list[Path]:
-    """Those of them that are over the named shapes, which the tables are made of."""
-    return [path for path in complete(folder) if not path.stem.endswith("-growth")]
-
-
-def rewrite(text: str, runs: Sequence[Sequence[Row]]) -> str:
-    """Replaces what stands between the markers.
-
-    Args:
-        text: The README.
-        runs: The rows of each CSV file.
+def rewrite(text: str, runs: Sequence[pd.DataFrame]) -> str:
+    """Replaces what stands between the markers of each block of a page by tables, one for each run.
 
     Raises:
-        ValueError: If ``text`` does not have a pair of markers exactly once.
+        ValueError: If a marker of ``text`` is not one of a pair.
     """
-    for block, device_type in BLOCKS.items():
-        tables = [render(rows) for rows in runs if rows and rows[0].device_type == device_type]
-        text = _replace(text, block, "\n\n".join(tables) or NOT_MEASURED)
-    return text
+
+    def content(block: re.Match[str]) -> str:
+        begin, kind, device, query, end = block.groups()
+        chosen = [run[run.device_type == DEVICES[device]] for run in runs]
+        chosen = [rows.query(query.strip()) if query.strip() else rows for rows in chosen]
+        tables = [(speed if kind == "benchmark" else memory)(rows) for rows in chosen if (rows.label == OURS).any()]
+        return "\n\n".join([begin.rstrip(), *(tables or [NOT_MEASURED]), end])
+
+    if len(MARKER.findall(text)) != 2 * len(BLOCK.findall(text)):
+        raise ValueError("page: expected each <!-- benchmark:... --> and <!-- memory:... --> to be one of a pair")
+    return BLOCK.sub(content, text)
 
 
-def render(rows: Sequence[Row]) -> str:
-    """One run as Markdown: where it was made, the table, and what was left out."""
-    first = rows[0]
-    cuda = "" if first.cuda == "none" else f", CUDA {first.cuda}, driver {first.driver}"
-    lines = [
-        f"{first.device}, {first.threads} threads, torch {first.torch}{cuda}, leakypar {first.leakypar} "
-        f"at `{first.commit}`. Input: random spikes at a rate of {_rate(rows)}. Medians.",
-        "",
-        f"| {' | '.join(HEADS)} |",
-        f"|---|---|---|{'--:|' * (len(HEADS) - 3)}",
+def speed(rows: pd.DataFrame) -> str:
+    """One run as Markdown: where it was made, a line for each case, and what was left out."""
+    lines: list[dict[str, object]] = []
+    below: dict[str, list[str]] = {}
+    for _, case in rows.groupby(["shape", "dtype", "pass", "input", "threads"], sort=False):
+        named = {row["label"]: row for row in case.to_dict("records")}
+        if OURS not in named:
+            continue
+        ours = named[OURS]
+        if ours["status"] != OK:
+            what = f"{ours['shape']} {ours['dtype']} {ours['input']} {ours['pass']} ({ours['note']})"
+            below.setdefault("Not run" if ours["status"] == SKIPPED else "Failed", []).append(what)
+            continue
+        others = case[~case.label.isin([BASELINE, FLOOR, SNNTORCH]) & (case.backend == "") & (case.status == OK)]
+        best = None if others.empty else named[others.loc[others.median_us.idxmin(), "label"]]
+        near = best is not None and best["function"] != "same"
+        if best and near and (what := f"{best['label']}: {best['function']}") not in below.get(RELATIVE, []):
+            below.setdefault(RELATIVE, []).append(what)
+        spread = _number(ours["time_over_linear_spread"], " ± {:.2f}")
+        lines.append(
+            {
+                "shape (T, N, C, H)": f"{ours['shape']} ({ours['T']}, {ours['N']}, {ours['C']}, {ours['H']})",
+                "dtype": f"{ours['dtype']} (TF32)" if ours["tf32"] == "on" else ours["dtype"],
+                **{name: ours[name] for name in ("pass", "input", "threads")},
+                "nn.RNN": _time(named.get(BASELINE)),
+                "snntorch": _time(named.get(SNNTORCH)),
+                "best other": f"{_time(best)} {best['label']}{'*' * near}" if best else "",
+                "nn.Linear": _time(named.get(FLOOR)),
+                "backend": ours["backend"],
+                "leakypar": f"{_time(ours)} ± {microseconds(ours['spread_us'])}",
+                "over nn.RNN": _number(ours["speedup_over_rnn"], "{:.2f}×"),
+                "of nn.Linear": _number(ours["time_over_linear"], "{:.2f}×") + spread,
+                "of bound": _number(ours["share_of_bound"], "{:.0%}"),
+            }
+        )
+    text = [f"{_machine(rows)} Medians ± median absolute deviations.", "", *_markdown(lines)]
+    ours = rows[(rows.label == OURS) & (rows.status == OK) & rows.time_over_linear.notna()]
+    means = [
+        f"{' '.join(map(str, key))} {gmean(found):.2f} (at most {max(found):.2f})"
+        for key, found in ours.groupby(["dtype", "pass", "input", "threads"], sort=False).time_over_linear
     ]
-    relatives: dict[str, str] = {}
-    left_out: dict[str, list[str]] = {}
-    chosen = [row for row in rows if row.input == INPUT]
-    for _, group in groupby(chosen, lambda row: (row.shape, row.dtype, row.pass_)):
-        case = {row.label: row for row in group}
-        ours = case.get(OURS)
-        if ours is None:
-            continue
-        name = f"{ours.shape} ({ours.T}, {ours.N}, {ours.C}, {ours.H})"
-        if ours.status != OK:
-            left_out.setdefault(ours.status, []).append(f"{ours.shape} {ours.dtype} {ours.pass_} ({ours.note})")
-            continue
-        dtype = {"on": f"{ours.dtype} (TF32)"}.get(ours.tf32, ours.dtype)
-        other = _best_other(case)
-        if other is not None and other.function != "same":
-            relatives[other.label] = other.function
-        cells = [
-            name,
-            dtype,
-            ours.pass_,
-            _time(case.get(BASELINE)),
-            _time(case.get(SNNTORCH)),
-            "" if other is None else f"{_time(other)} {other.label}{'' if other.function == 'same' else '*'}",
-            _time(case.get(FLOOR)),
-            _time(ours),
-            "" if ours.speedup_over_rnn is None else f"{ours.speedup_over_rnn:.2f}×",
-            "" if ours.time_over_linear is None else f"{ours.time_over_linear:.2f}×",
-            "" if ours.share_of_bound is None else f"{ours.share_of_bound:.0%}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if relatives:
-        lines += ["", f"\\* computes a near relative: {_listed(relatives)}."]
-    for status, cases in left_out.items():
-        lines += ["", f"{'Not run' if status == SKIPPED else 'Failed'}: {'; '.join(cases)}."]
-    return "\n".join(lines)
+    text += ["", f"Of nn.Linear, geometric means: {'; '.join(means)}."] if means else []
+    for what, cases in below.items():
+        text += ["", f"{what}: {'; '.join(cases)}."]
+    return "\n".join(text)
+
+
+def memory(rows: pd.DataFrame) -> str:
+    """The most MiB that a training step holds beside inputs and parameters, by shape and dtype."""
+    lines: list[dict[str, object]] = []
+    rows = rows[(rows["pass"] == "training") & rows.peak_bytes.notna()]
+    for (shape, dtype), case in rows.groupby(["shape", "dtype"], sort=False):
+        MiB = (case.groupby("label").peak_bytes.first() / 2**20).reindex([FLOOR, BASELINE, OURS, RECOMPUTE])
+        heads = (FLOOR, BASELINE, 'leakypar (backend="fused")', "the same, recompute")
+        shown = {head: _number(value, "{:.1f}") for head, value in zip(heads, MiB, strict=True)}
+        shown["leakypar / nn.RNN"] = _number(MiB[OURS] / MiB[BASELINE], "{:.2f}")
+        shown["recompute / nn.Linear"] = _number(MiB[RECOMPUTE] / MiB[FLOOR], "{:.2f}")
+        lines.append({"shape": shape, "dtype": dtype, **shown})
+    source = ", ".join(sorted(set(rows.peak_source)))
+    return "\n".join([f"{_machine(rows)} MiB by: {source}.", "", *_markdown(lines)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrites the README in place."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Rewrite the README's tables.")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of CSV files")
+    """Rewrites pages in place."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Rewrite tables from results.")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and docs/cpu.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of CSV files")
     options = parser.parse_args(arguments)
-    files = committed(options.results)
-    text = options.readme.read_text(encoding="utf-8")
-    options.readme.write_text(rewrite(text, [read_rows(path) for path in files]), encoding="utf-8")
-    print(f"{options.readme}: rewritten from {', '.join(path.name for path in files) or 'no results'}")
+    files = [path for path in complete(options.results) if not path.stem.endswith("-growth")]
+    runs = [read(path) for path in files]
+    for page in options.pages or PAGES:
+        page.write_text(rewrite(page.read_text(encoding="utf-8"), runs), encoding="utf-8")
+        print(f"{page}: rewritten from {', '.join(path.name for path in files) or 'no results'}")
     return 0
 
 
-def _replace(text: str, block: str, content: str) -> str:
-    start, end = f"<!-- benchmark:{block} -->", f"<!-- /benchmark:{block} -->"
-    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    if text.count(start) != 1 or text.count(end) != 1 or not pattern.search(text):
-        raise ValueError(f"readme: expected {start} ... {end} exactly once")
-    return pattern.sub(lambda _: f"{start}\n\n{content}\n\n{end}", text)
+def _machine(rows: pd.DataFrame) -> str:
+    first, commits = rows.iloc[0], ", ".join(f"`{commit}`" for commit in dict.fromkeys(rows.commit))
+    cuda = "" if first.device_type == "cpu" else f", CUDA {first.cuda}, driver {first.driver}"
+    rates = [f" Spikes: random, at a rate of {rate:g}." for rate in sorted(set(rows.spike_rate.dropna()))]
+    return f"{first.device}, torch {first.torch}{cuda}, leakypar {first.leakypar} at {commits}.{''.join(rates)}"
 
 
-def _best_other(case: Mapping[str, Row]) -> Row | None:
-    """The fastest of the rivals that have no column of their own."""
-    shown = (BASELINE, FLOOR, SNNTORCH)
-    timed = [row for label, row in case.items() if label not in shown and row.implementation != OURS_NAME]
-    return min((row for row in timed if row.median_us), key=lambda row: row.median_us or 0.0, default=None)
+def _markdown(lines: Sequence[dict[str, object]]) -> list[str]:
+    heads = list(lines[0]) if lines else []
+    left = ("shape (T, N, C, H)", "shape", "dtype", "pass", "input", "backend")
+    rule = ["---" if head in left else "--:" for head in heads]
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (heads, rule, *(each.values() for each in lines))]
 
 
-def _listed(functions: Mapping[str, str]) -> str:
-    return "; ".join(f"{label}: {function}" for label, function in functions.items())
+def _time(row: dict[str, Any] | None) -> str:
+    return "" if row is None or row["status"] != OK else microseconds(row["median_us"])
 
 
-def _rate(rows: Iterable[Row]) -> str:
-    rates = sorted({row.spike_rate for row in rows if row.spike_rate is not None})
-    return ", ".join(f"{rate:g}" for rate in rates)
-
-
-def _time(row: Row | None) -> str:
-    return "" if row is None or row.median_us is None else microseconds(row.median_us)
+def _number(value: float, form: str) -> str:
+    return "" if pd.isna(value) else form.format(value)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,11 +10,10 @@ import torch
 from benchmarks import results
 from benchmarks.bounds import Ceilings
 from benchmarks.environment import describe
-from benchmarks.feasible import Limits
 from benchmarks.implementations import Implementation, all_implementations
 from benchmarks.results import Row
-from benchmarks.runner import Case, Settings
-from benchmarks.shapes import Shape
+from benchmarks.runner import Case, Limits, Settings
+from leakypar.benchmark import Shape
 
 CPU = torch.device("cpu")
 TINY = Shape("tiny", 40, 4, 24, 16)
@@ -27,8 +27,10 @@ def settings(*implementations: Implementation, **options: Any) -> Settings:
         "dtypes": ["float32"],
         "passes": ["training"],
         "inputs": ["spikes"],
+        "threads": [torch.get_num_threads()],
         "implementations": implementations,
         "rounds": 3,
+        "memory": False,
     }
     return Settings(**(chosen | options))
 
@@ -39,10 +41,11 @@ def run_case(
     dtype: str = "float32",
     kind: str = "spikes",
     limits: Limits | None = None,
+    deadline: float = math.inf,
     **options: Any,
 ) -> list[Row]:
-    chosen = settings(*implementations, **options)
-    return Case(chosen, describe(CPU), TINY, dtype, kind, pass_, SPEED, limits or Limits(60.0)).run()
+    chosen, threads = settings(*implementations, **options), torch.get_num_threads()
+    return Case(chosen, describe(CPU), TINY, dtype, kind, pass_, threads, SPEED, limits or Limits(60.0), deadline).run()
 
 
 def all_for_the_cpu() -> list[Implementation]:
@@ -52,6 +55,7 @@ def all_for_the_cpu() -> list[Implementation]:
 def make_row(**changes: Any) -> Row:
     values: dict[str, Any] = {
         **vars(describe(CPU)),
+        "threads": 2,
         "tf32": "n/a",
         "dtype": "float32",
         "shape": "speech",
@@ -59,11 +63,12 @@ def make_row(**changes: Any) -> Row:
         "N": 256,
         "C": 700,
         "H": 512,
-        "pass_": "forward",
+        "pass": "forward",
         "input": "spikes",
         "spike_rate": 0.2,
         "implementation": "leakypar fused",
         "plan": "auto",
+        "backend": "fused",
         "function": "same",
         "status": results.OK,
         "rounds": 30,
@@ -71,6 +76,9 @@ def make_row(**changes: Any) -> Row:
         "spread_us": 5.5,
         "speedup_over_rnn": 3.25,
         "time_over_linear": 1.5,
+        "time_over_linear_spread": 0.125,
         "share_of_bound": 0.8,
+        "note": "",
     }
-    return Row(**(values | changes))
+    rival = {} if changes.get("implementation", "leakypar fused").startswith("leakypar") else {"backend": ""}
+    return values | rival | {name.rstrip("_"): value for name, value in changes.items()}

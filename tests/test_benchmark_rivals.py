@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from benchmarks import results
-from benchmarks.implementations import Layer, all_implementations, associative_scan, compiled_loop, spikingjelly_lif
+from benchmarks.implementations import (
+    Layer,
+    all_implementations,
+    associative_scan,
+    base,
+    compiled_loop,
+    spikingjelly_lif,
+)
 from benchmarks.implementations.associative_scan import AssociativeScan
 from benchmarks.implementations.compiled_loop import CompiledLoop
 from benchmarks.implementations.leakypar_layer import Fused
@@ -17,7 +24,7 @@ from benchmarks.implementations.snntorch_leaky import SnntorchLeaky
 from benchmarks.implementations.snntorch_linear_leaky import SnntorchLinearLeaky
 from benchmarks.implementations.snntorch_parallel import SnntorchParallel
 from benchmarks.implementations.spikingjelly_lif import Spikingjelly
-from benchmarks.problem import THRESHOLD, Problem, make_problem
+from leakypar.benchmark import THRESHOLD, Problem, make_problem
 from tests.benchmark_cases import CPU, TINY, run_case
 
 
@@ -43,7 +50,7 @@ def test_every_rival_is_found() -> None:
 def test_the_compiled_loop_is_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compiled_loop.CHUNK_STEPS, "cpu", 7)
     (row,) = run_case(CompiledLoop(), learn_decay=True, rounds=1)
-    assert (row.status, row.function) == (results.OK, "same"), row.note
+    assert (row["status"], row["function"]) == (results.OK, "same"), row["note"]
 
 
 @pytest.mark.parametrize("combine_mode", ["generic", "pointwise"])
@@ -75,12 +82,12 @@ def test_clamp_affine_maps_compose(combine_mode: str, monkeypatch: pytest.Monkey
 def test_near_relatives_say_so(rival: Any) -> None:
     rival.plan = "LIF" if isinstance(rival, Spikingjelly) else ""
     (row,) = run_case(rival, rounds=1)
-    if row.status == results.SKIPPED:
-        assert "not installed" in row.note or "cannot be imported" in row.note
+    if row["status"] == results.SKIPPED:
+        assert "not installed" in row["note"] or "cannot be imported" in row["note"]
         return
-    assert row.status == results.OK, row.note
-    assert row.function != "same"
-    assert row.gradient_error is None
+    assert row["status"] == results.OK, row["note"]
+    assert row["function"] != "same"
+    assert row["gradient_error"] is None
 
 
 def test_relatives_without_a_reset_agree_with_each_other() -> None:
@@ -95,25 +102,24 @@ def test_relatives_without_a_reset_agree_with_each_other() -> None:
 
 @pytest.mark.parametrize("rival", [SnntorchParallel(), SnntorchLeaky(), SnntorchLinearLeaky(), Spikingjelly()])
 def test_a_rival_that_is_not_installed_is_named(rival: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__(type(rival).__module__, fromlist=["find_spec"])
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     (row,) = run_case(rival)
-    assert row.status == results.SKIPPED
-    assert "is not installed" in row.note
+    assert row["status"] == results.SKIPPED
+    assert "is not installed" in row["note"]
 
 
 def test_an_old_spikingjelly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spikingjelly_lif, "find_spec", lambda name: True)
+    monkeypatch.setattr(base, "find_spec", lambda name: True)
     monkeypatch.setattr(spikingjelly_lif.metadata, "version", lambda name: "0.0.0.0.14")
     (row,) = run_case(Spikingjelly())
-    assert row.note == "spikingjelly is at 0.0.0.0.14, expected 2 or later"
+    assert row["note"] == "spikingjelly is at 0.0.0.0.14, expected 2 or later"
 
 
 def test_what_a_rival_cannot_do_is_said() -> None:
     if find_spec("snntorch"):
         (row,) = run_case(SnntorchParallel(), dtype="bfloat16", learn_decay=True)
-        assert row.status == results.SKIPPED
-        assert "its hook" in row.note
+        assert row["status"] == results.SKIPPED
+        assert "its hook" in row["note"]
     fused = Fused()
     fused.plan = "project_scan"
     assert fused.unsuited(make_problem(TINY, "float64", "spikes", CPU)) is not None
@@ -134,11 +140,11 @@ def test_what_torch_cannot_compile_is_skipped() -> None:
             raise torch._dynamo.exc.TorchDynamoException("no scan over this dimension")
 
     (row,) = run_case(Uncompilable())
-    assert (row.status, row.note) == (results.SKIPPED, "torch cannot compile it: no scan over this dimension")
+    assert (row["status"], row["note"]) == (results.SKIPPED, "torch cannot compile it: no scan over this dimension")
 
 
 def test_a_torch_without_the_scan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch._higher_order_ops, "associative_scan")
     (row,) = run_case(AssociativeScan())
-    assert row.status == results.SKIPPED
-    assert "has no associative_scan" in row.note
+    assert row["status"] == results.SKIPPED
+    assert "has no associative_scan" in row["note"]

@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.implementations.atan import derivative
-from benchmarks.implementations.base import Implementation, Layer, present, register
-from benchmarks.problem import THRESHOLD, Problem
+from benchmarks.implementations.base import Implementation, Layer, OwnParameters, register
+from benchmarks.implementations.rnn import atan_derivative
+from leakypar.benchmark import THRESHOLD, Problem
 
 Map = tuple[Tensor, ...]
 
@@ -56,7 +56,7 @@ def scan_backward(
     from torch._higher_order_ops import associative_scan
 
     h = membrane.to(torch.promote_types(membrane.dtype, torch.float32))
-    b = torch.where(h > 0, grad_spikes * derivative(h - THRESHOLD), 0.0)
+    b = torch.where(h > 0, grad_spikes * atan_derivative(h - THRESHOLD), 0.0)
     a = torch.where(h > 0, decay.to(h.dtype), 0.0)
     _, grad_u = associative_scan(compose_linear, (a, b), 0, reverse=True, combine_mode=combine_mode)
     grad_decay = (grad_u[1:] * h[:-1]).sum((0, 1)).to(decay.dtype) if want_decay else None
@@ -78,15 +78,9 @@ class _Scan(torch.autograd.Function):
         return *grads, None
 
 
-class AssociativeScanLayer(Layer):
+class AssociativeScanLayer(OwnParameters):
     def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        parameters = problem.parameters
-        self.weight, self.bias_ih, self.bias_hh, self.decay = (
-            nn.Parameter(value.clone())
-            for value in (parameters.weight, parameters.bias_ih, parameters.bias_hh, parameters.decay)
-        )
-        self.decay.requires_grad_(problem.learn_decay)
+        super().__init__(problem)
         self.combine_mode = "generic"
         self.scan_forward, self.scan_backward = scan_forward, scan_backward
         if problem.device.type == "cuda":
@@ -98,11 +92,6 @@ class AssociativeScanLayer(Layer):
         u = F.linear(x, self.weight, self.bias_ih + self.bias_hh)
         spikes: Tensor = _Scan.apply(u, self.decay, self)  # type: ignore[no-untyped-call]
         return spikes
-
-    def gradients(self) -> dict[str, Tensor]:
-        return present(
-            weight=self.weight.grad, bias_ih=self.bias_ih.grad, bias_hh=self.bias_hh.grad, decay=self.decay.grad
-        )
 
 
 @register()

@@ -1,54 +1,75 @@
-"""What an implementation has to say of itself, and the list of them."""
+"""What an implementation has to say of itself, what several of them share, and the list of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bounds import PASSES, Kernel, layer_kernels
-from benchmarks.problem import Problem
-from benchmarks.shapes import Shape
+from benchmarks.bounds import Kernel, layer_kernels
+from leakypar.benchmark import PASSES, Problem, Shape
 
 
 class Layer(nn.Module, ABC):
     """One built layer: ``forward`` takes ``x [T, N, C]`` and returns ``[T, N, H]``."""
 
     @abstractmethod
+    def parts(self) -> dict[str, nn.Parameter]:
+        """Its trained parameters, by the names of :class:`~leakypar.benchmark.Parameters`."""
+
     def gradients(self) -> dict[str, Tensor]:
-        """The parameters' gradients after a training step, by the names of :class:`~benchmarks.problem.Parameters`."""
+        """The parameters' gradients after a training step; of a recurrent matrix, its diagonal's."""
+        found = {name: part.grad for name, part in self.parts().items() if part.grad is not None}
+        return {name: grad.diagonal() if name == "decay" and grad.dim() == 2 else grad for name, grad in found.items()}
 
 
-def present(**gradients: Tensor | None) -> dict[str, Tensor]:
-    """Those of ``gradients`` that there are."""
-    return {name: grad for name, grad in gradients.items() if grad is not None}
+class OwnParameters(Layer):
+    """One that takes the parameters as they are."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        own = (nn.Parameter(each.clone()) for each in problem.parameters)
+        self.weight, self.bias_ih, self.bias_hh, self.decay = own
+        self.decay.requires_grad_(problem.learn_decay)
+
+    def parts(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters())
 
 
-class RecurrentLayer(Layer):
+class Projected(Layer):
+    """One that begins with an ``nn.Linear``, its own or another's, whose bias is the sum of both."""
+
+    def __init__(self, problem: Problem, linear: nn.Linear | None = None) -> None:
+        super().__init__()
+        linear = linear or nn.Linear(problem.shape.C, problem.shape.H)
+        self.linear = linear.to(problem.device, problem.parameters.weight.dtype)
+        with torch.no_grad():
+            self.linear.weight.copy_(problem.parameters.weight)
+            self.linear.bias.copy_(problem.parameters.bias_ih + problem.parameters.bias_hh)
+
+    def parts(self) -> dict[str, nn.Parameter]:
+        weight, bias = self.linear.parameters()
+        return {"weight": weight, "bias_ih": bias}
+
+
+class Recurrent(Layer):
     """One that has the parameters of an ``nn.RNN``, whose recurrent matrix is diagonal."""
 
     def adopt(self, rnn: nn.Module, problem: Problem) -> None:
         """Gives ``weight_ih_l0`` and the other parameters of ``rnn`` the problem's values."""
-        parameters, named = problem.parameters, dict(rnn.named_parameters())
-        self.weight_ih, self.weight_hh = named["weight_ih_l0"], named["weight_hh_l0"]
-        self.bias_ih, self.bias_hh = named["bias_ih_l0"], named["bias_hh_l0"]
+        named = {name.removesuffix("_l0"): parameter for name, parameter in rnn.named_parameters()}
+        self.adopted = {"weight": named["weight_ih"], "decay": named["weight_hh"]}
+        self.adopted |= {name: named[name] for name in ("bias_ih", "bias_hh")}
         with torch.no_grad():
-            self.weight_ih.copy_(parameters.weight)
-            self.weight_hh.copy_(torch.diag(parameters.decay))
-            self.bias_ih.copy_(parameters.bias_ih)
-            self.bias_hh.copy_(parameters.bias_hh)
+            for name, value in problem.parameters._asdict().items():
+                self.adopted[name].copy_(torch.diag(value) if name == "decay" else value)
 
-    def gradients(self) -> dict[str, Tensor]:
-        decay = self.weight_hh.grad
-        return present(
-            weight=self.weight_ih.grad,
-            bias_ih=self.bias_ih.grad,
-            bias_hh=self.bias_hh.grad,
-            decay=None if decay is None else decay.diagonal(),
-        )
+    def parts(self) -> dict[str, nn.Parameter]:
+        return self.adopted
 
 
 class Implementation(ABC):
@@ -57,7 +78,9 @@ class Implementation(ABC):
     Attributes:
         name: The column's name.
         plan: Which of its ways it is made to take; empty where it has one.
+        backend: Of ``leakypar``; empty for a rival.
         function: ``"same"`` when it computes the layer, which is checked before it is timed; else what it computes.
+        package: What has to be installed beside torch.
         rounds_state: The membrane is rounded at every step to the precision of a product's operands, as it is when it
             goes through one. Ours keeps float32.
         step_by_step: A call walks through time, so that a few steps tell how long all of them take.
@@ -66,7 +89,9 @@ class Implementation(ABC):
 
     name: str
     plan: str = ""
+    backend: str = ""
     function: str = "same"
+    package: str = "torch"
     rounds_state: bool = False
     step_by_step: bool = False
     optional: bool = False
@@ -86,7 +111,7 @@ class Implementation(ABC):
 
     def unavailable(self, device: torch.device) -> str | None:
         """What it lacks to run here, for its rows to say, or None."""
-        return None
+        return None if find_spec(self.package) else f"{self.package} is not installed"
 
     def unsuited(self, problem: Problem) -> str | None:
         """Why it cannot run this problem though it is there, for its rows to say, or None."""

@@ -12,25 +12,19 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, present, register
-from benchmarks.problem import THRESHOLD, Problem
+from benchmarks.implementations.base import Implementation, Layer, OwnParameters, register
 from leakypar import reference
+from leakypar.benchmark import THRESHOLD, Problem
 
 # Time steps that are compiled together. A CPU is no faster with more, and a GPU has fewer kernels to launch.
 CHUNK_STEPS = {"cpu": 16, "cuda": 64}
 
 
-class CompiledLoopLayer(Layer):
+class CompiledLoopLayer(OwnParameters):
     def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        parameters = problem.parameters
-        self.weight, self.bias_ih, self.bias_hh, self.decay = (
-            nn.Parameter(value.clone())
-            for value in (parameters.weight, parameters.bias_ih, parameters.bias_hh, parameters.decay)
-        )
-        self.decay.requires_grad_(problem.learn_decay)
+        super().__init__(problem)
         self._chunk_steps = CHUNK_STEPS[problem.device.type]
         # At every compilation it would say that there is no Triton on a CPU, and that a chunk of x is not a leaf.
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
@@ -46,11 +40,6 @@ class CompiledLoopLayer(Layer):
             spikes, membrane = self._chunk(chunk, *parameters, membrane)
             chunks.append(spikes)
         return torch.cat(chunks)
-
-    def gradients(self) -> dict[str, Tensor]:
-        return present(
-            weight=self.weight.grad, bias_ih=self.bias_ih.grad, bias_hh=self.bias_hh.grad, decay=self.decay.grad
-        )
 
 
 def _chunk(x: Tensor, weight: Tensor, decay: Tensor, bias_ih: Tensor, bias_hh: Tensor, membrane: Tensor) -> Any:

@@ -8,26 +8,22 @@ import torch
 from torch import Tensor
 
 import leakypar
-from benchmarks.bounds import PASSES
-from benchmarks.implementations.base import Implementation, Layer, RecurrentLayer, register
-from benchmarks.problem import DTYPES, THRESHOLD, Problem
+from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
 from leakypar import launch_plan, ops
+from leakypar.benchmark import DTYPES, PASSES, THRESHOLD, Problem
 
 
-class LeakyParallelLayer(RecurrentLayer):
+class LeakyParallelLayer(Recurrent):
     def __init__(
         self, problem: Problem, backend: str, plan: launch_plan.Method | None = None, recompute: bool = False
     ) -> None:
         super().__init__()
-        parameters = problem.parameters
         self.layer = leakypar.LeakyParallel(
-            problem.shape.C,
-            problem.shape.H,
-            beta=0.5,
+            *(problem.shape.C, problem.shape.H, 0.5),
             threshold=THRESHOLD,
             learn_beta=problem.learn_decay,
             device=problem.device,
-            dtype=parameters.weight.dtype,
+            dtype=problem.parameters.weight.dtype,
             backend=backend,
             plan=plan,
             recompute=recompute,
@@ -52,6 +48,7 @@ class Fused(Implementation):
     """
 
     name = "leakypar fused"
+    backend = "fused"
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -87,6 +84,7 @@ class ThroughRNN(Implementation):
     """Our module over ``nn.RNN``: what the module itself adds to the baseline."""
 
     name = "leakypar rnn"
+    backend = "rnn"
     rounds_state = True
     step_by_step = True
     optional = True

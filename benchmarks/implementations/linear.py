@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.bounds import Kernel, linear_kernels
-from benchmarks.implementations.base import Implementation, Layer, present, register
-from benchmarks.problem import Problem
-from benchmarks.shapes import Shape
+from benchmarks.implementations.base import Implementation, Layer, Projected, register
+from leakypar.benchmark import Problem, Shape
 
 
-class LinearLayer(Layer):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        parameters = problem.parameters
-        self.linear = nn.Linear(problem.shape.C, problem.shape.H, device=problem.device, dtype=parameters.weight.dtype)
-        with torch.no_grad():
-            self.linear.weight.copy_(parameters.weight)
-            self.linear.bias.copy_(parameters.bias_ih)
-
+class LinearLayer(Projected):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(x)
         return y
-
-    def gradients(self) -> dict[str, Tensor]:
-        return present(weight=self.linear.weight.grad, bias_ih=self.linear.bias.grad)
 
 
 @register()

@@ -7,37 +7,31 @@ steps, where the longest memory of the problem has faded to two millionths, and 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-import torch
 from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, present, register
-from benchmarks.problem import THRESHOLD, Problem
+from benchmarks.implementations.base import Implementation, Layer, Projected, register
+from leakypar.benchmark import THRESHOLD, Problem
 
 KERNEL_STEPS = 256
 
 
-class LinearLeakyLayer(Layer):
+class LinearLeakyLayer(Projected):
     def __init__(self, problem: Problem) -> None:
-        super().__init__()
         from snntorch import LinearLeaky
 
         parameters = problem.parameters
-        dtype = parameters.weight.dtype
-        self.layer = LinearLeaky(
+        layer = LinearLeaky(
             1 + parameters.decay.float().log(),  # tau = 1 / (1 - beta), and exp(-1 / tau) is the decay
             problem.shape.C,
             problem.shape.H,
             device=problem.device,
-            dtype=dtype,
+            dtype=parameters.weight.dtype,
             threshold=THRESHOLD,
             learn_beta=problem.learn_decay,
             kernel_truncation_steps=KERNEL_STEPS,
-        ).to(problem.device, dtype)
-        with torch.no_grad():
-            self.layer.linear.weight.copy_(parameters.weight)
-            self.layer.linear.bias.copy_(parameters.bias_ih + parameters.bias_hh)
+        ).to(problem.device, parameters.weight.dtype)
+        super().__init__(problem, layer.linear)
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.layer(x)[0]
@@ -45,17 +39,12 @@ class LinearLeakyLayer(Layer):
         self.layer.spk = self.layer.mem = None
         return spikes.to(x.dtype)
 
-    def gradients(self) -> dict[str, Tensor]:
-        return present(weight=self.layer.linear.weight.grad, bias_ih=self.layer.linear.bias.grad)
-
 
 @register()
 class SnntorchLinearLeaky(Implementation):
     name = "snntorch LinearLeaky"
     function = f"not clipped at zero, {KERNEL_STEPS} steps of memory"
-
-    def unavailable(self, device: torch.device) -> str | None:
-        return None if find_spec("snntorch") else "snntorch is not installed"
+    package = "snntorch"
 
     def build(self, problem: Problem) -> Layer:
         return LinearLeakyLayer(problem)

@@ -6,30 +6,21 @@ user has to.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-import torch
 from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, RecurrentLayer, register
-from benchmarks.problem import THRESHOLD, Problem
+from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
+from leakypar.benchmark import THRESHOLD, Problem
 
 
-class SnntorchParallelLayer(RecurrentLayer):
+class SnntorchParallelLayer(Recurrent):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         import snntorch
 
-        parameters = problem.parameters
         # Built in float32 on the CPU and moved: such is its recurrent matrix's mask, whatever is asked.
-        layer = snntorch.LeakyParallel(
-            problem.shape.C,
-            problem.shape.H,
-            beta=0.5,
-            threshold=THRESHOLD,
-            learn_beta=problem.learn_decay,
-        )
-        self.layer = layer.to(problem.device, parameters.weight.dtype)
+        C, H, learn = problem.shape.C, problem.shape.H, problem.learn_decay
+        layer = snntorch.LeakyParallel(C, H, beta=0.5, threshold=THRESHOLD, learn_beta=learn)
+        self.layer = layer.to(problem.device, problem.parameters.weight.dtype)
         self.adopt(self.layer.rnn, problem)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,11 +31,9 @@ class SnntorchParallelLayer(RecurrentLayer):
 @register()
 class SnntorchParallel(Implementation):
     name = "snntorch LeakyParallel"
+    package = "snntorch"
     rounds_state = True
     step_by_step = True
-
-    def unavailable(self, device: torch.device) -> str | None:
-        return None if find_spec("snntorch") else "snntorch is not installed"
 
     def unsuited(self, problem: Problem) -> str | None:
         if problem.learn_decay and problem.dtype in ("float16", "bfloat16"):

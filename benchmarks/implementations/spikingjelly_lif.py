@@ -7,65 +7,53 @@ native kernels where they were built.
 
 from __future__ import annotations
 
-import re
 from importlib import metadata
-from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, present, register
-from benchmarks.problem import THRESHOLD, Problem
+from benchmarks.implementations.base import Implementation, Layer, Projected, register
+from leakypar.benchmark import THRESHOLD, Problem
 
 OLDEST = 2  # its API differs before
 
 
-class SpikingjellyLayer(Layer):
+class SpikingjellyLayer(Projected):
     def __init__(self, problem: Problem, plan: str) -> None:
-        super().__init__()
+        super().__init__(problem)
         from spikingjelly.activation_based import neuron, surrogate
 
-        parameters = problem.parameters
-        dtype = parameters.weight.dtype
-        self.linear = nn.Linear(problem.shape.C, problem.shape.H, device=problem.device, dtype=dtype)
-        with torch.no_grad():
-            self.linear.weight.copy_(parameters.weight)
-            self.linear.bias.copy_(parameters.bias_ih + parameters.bias_hh)
-        tau = 1 / (1 - parameters.decay.double().mean().item())
-        options = {
-            "decay_input": False,
-            "v_threshold": THRESHOLD,
-            "surrogate_function": surrogate.ATan(),
-            "detach_reset": True,
-            "step_mode": "m",
-        }
-        if plan == "LIF":
-            self.neuron = neuron.LIFNode(tau, **options)
-        else:
-            self.neuron = neuron.ParametricLIFNode(tau, **options)
-            self.neuron.requires_grad_(problem.learn_decay)
-        self.neuron.to(problem.device, dtype)
+        node = neuron.LIFNode if plan == "LIF" else neuron.ParametricLIFNode
+        self.neuron = node(
+            1 / (1 - problem.parameters.decay.double().mean().item()),
+            decay_input=False,
+            v_threshold=THRESHOLD,
+            surrogate_function=surrogate.ATan(),
+            detach_reset=True,
+            step_mode="m",
+        )
+        self.neuron.requires_grad_(problem.learn_decay)
+        self.neuron.to(problem.device, problem.parameters.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         self.neuron.reset()
         spikes: Tensor = self.neuron(self.linear(x))
         return spikes
 
-    def gradients(self) -> dict[str, Tensor]:
-        return present(weight=self.linear.weight.grad, bias_ih=self.linear.bias.grad)
-
 
 @register("LIF", "PLIF")
 class Spikingjelly(Implementation):
     name = "spikingjelly"
     function = "one decay, reset by a spike, not clipped at zero"
+    package = "spikingjelly"
     step_by_step = True
 
     def unavailable(self, device: torch.device) -> str | None:
-        if not find_spec("spikingjelly"):
-            return "spikingjelly is not installed"
+        missing = super().unavailable(device)
+        if missing:
+            return missing
         version = metadata.version("spikingjelly")
-        if int(re.match(r"\d+", version)[0]) < OLDEST:  # type: ignore[index]  # a version begins with a number
+        if int(version.partition(".")[0]) < OLDEST:
             return f"spikingjelly is at {version}, expected {OLDEST} or later"
         try:
             import spikingjelly.activation_based.neuron  # noqa: F401
