@@ -35,7 +35,8 @@ SANITIZERS = {"racecheck": OURS, "synccheck": OURS, "memcheck": (), "initcheck":
 PROFILED = (("speech", "sequential"), ("streaming", "look_back"))
 # Rivals that need no compiler at every shape: the others would take the time of all.
 TIMED = "nn.RNN,nn.Linear,leakypar fused,snntorch LeakyParallel,spikingjelly"
-NCU_SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy", "WarpStateStats")
+SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy", "WarpStateStats")
+NCU_SECTIONS = [argument for section in SECTIONS for argument in ("--section", section)]
 
 PROBE = """
 import torch
@@ -70,22 +71,20 @@ if x.is_cuda:
 
 
 class Gpu(NamedTuple):
-    """The GPU in use, and its compute capability."""
-
     name: str
     capability: tuple[int, int]
 
 
 class Step(NamedTuple):
-    """One command, the seconds kept for it, variables to set; ``missing`` says why it cannot run, such as no tool.
+    """One command, the seconds kept for it, variables to set; ``missing`` says which tool it lacks.
 
-    What the steps before it left over is added to its limit. Without a tool a required step has failed.
+    What the steps before it left over is added to its limit. Without its tool a required step has failed.
     """
 
     name: str
     command: Sequence[str]
     limit: float
-    environment: Mapping[str, str] = {}  # never changed
+    environment: Mapping[str, str] = {}
     missing: str = ""
     required: bool = True
 
@@ -113,55 +112,42 @@ def find_tool(name: str) -> str | None:
 def plan_steps(gpu: Gpu, out: Path) -> list[Step]:
     """The steps, whose CSV files go to ``out``, with the seconds kept for each: under ten minutes together."""
     python, stem = sys.executable, re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-    build = {
-        "TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST") or "{}.{}".format(*gpu.capability),
-        "LEAKYPAR_BUILD": "cuda",
-        # pip puts ninja beside Python, which need not be on the path.
-        "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)]),
-    }
+    arch = os.environ.get("TORCH_CUDA_ARCH_LIST") or "{}.{}".format(*gpu.capability)
+    # pip puts ninja beside Python, which need not be on the path.
+    path = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
+    build = {"TORCH_CUDA_ARCH_LIST": arch, "LEAKYPAR_BUILD": os.environ.get("LEAKYPAR_BUILD", "cuda"), "PATH": path}
     workers = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") else []
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    lacks = {
-        tool: "" if find_tool(tool) else f"{tool}: not on the PATH, and not in a CUDA toolkit"
-        for tool in ("nvidia-smi", "compute-sanitizer", "ncu")
-    }
-
-    def sanitize(tool: str, options: Sequence[str]) -> Step:
-        program = find_tool("compute-sanitizer") or "compute-sanitizer"
-        # torch asks the driver for what it may not have, and goes on without: no error of an API call is ours.
-        command = [program, f"--tool={tool}", "--error-exitcode=1", "--report-api-errors=no", *options, *pytest]
-        # Each tensor is an allocation of its own, so that reading past its end is seen.
-        apart, subset = (
-            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            ["-m", "sanitizer and cuda", "tests/test_every_kernel.py"],
-        )
-        return Step(tool, [*command, *subset], 35, apart, missing=lacks["compute-sanitizer"])
-
-    def profile(shape: str, method: str) -> Step:
-        sections = [argument for section in NCU_SECTIONS for argument in ("--section", section)]
-        # The GPU's clocks are not ours to set.
-        command = [find_tool("ncu") or "ncu", "--clock-control", "none", *sections, "--kernel-name-base", "demangled"]
-        command += ["--kernel-name", "regex:leakypar", python, "-c", STEPS, "cuda"]
-        sizes = [str(getattr(SHAPES[shape], size)) for size in "TNCH"]
-        command += [*sizes, method, "project_scan"]
-        return Step(f"ncu-{shape}", command, 28, missing=lacks["ncu"], required=False)
-
-    def benchmark(name: str, limit: float, file: str, *options: str) -> Step:
-        command = [python, "-m", "benchmarks", "--device", "cuda", "--output", str(out / file)]
-        command += ["--implementations", TIMED]
-        return Step(name, [*command, "--time-limit", SECONDS, *options], limit)
-
-    return [
+    tools = {name: find_tool(name) for name in ("nvidia-smi", "compute-sanitizer", "ncu")}
+    lacks = {name: "" if found else f"{name}: not on the PATH, nor in a CUDA toolkit" for name, found in tools.items()}
+    steps = [
         Step("machine", ["nvidia-smi"], 5, missing=lacks["nvidia-smi"], required=False),
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 90, build),
         Step("extension", [python, "-c", CHECK_EXTENSION], 15),
         # The rest of the suite needs no GPU, and runs where there is none.
         Step("tests", [*pytest, *workers, "-m", "cuda"], 150, {"OMP_NUM_THREADS": "2"}),
-        *(sanitize(tool, options) for tool, options in SANITIZERS.items()),
-        benchmark("benchmark-quick", 35, f"{stem}-quick.csv", "--quick", "--case-seconds", "0.5"),
-        benchmark("benchmark", 85, f"{stem}.csv", "--case-seconds", "1"),
-        *(profile(shape, method) for shape, method in PROFILED),
     ]
+    for tool, options in SANITIZERS.items():
+        # torch asks the driver for what it may not have, and goes on without: no error of an API call is ours.
+        command = [tools["compute-sanitizer"] or "", f"--tool={tool}", "--error-exitcode=1", "--report-api-errors=no"]
+        command += [*options, *pytest, "-m", "sanitizer and cuda", "tests/test_every_kernel.py"]
+        # Each tensor is an allocation of its own, so that reading past its end is seen.
+        apart = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        steps.append(Step(tool, command, 35, apart, missing=lacks["compute-sanitizer"]))
+    for name, limit, options in (
+        ("-quick", 35, ("--quick", "--case-seconds", "0.5")),
+        ("", 85, ("--case-seconds", "1")),
+    ):
+        command = [python, "-m", "benchmarks", "--device", "cuda", "--output", str(out / f"{stem}{name}.csv")]
+        command += ["--implementations", TIMED, "--time-limit", SECONDS, *options]
+        steps.append(Step(f"benchmark{name}", command, limit))
+    for shape, method in PROFILED:
+        # The GPU's clocks are not ours to set.
+        command = [tools["ncu"] or "", "--clock-control", "none", *NCU_SECTIONS, "--kernel-name-base", "demangled"]
+        sizes = [str(getattr(SHAPES[shape], size)) for size in "TNCH"]
+        command += ["--kernel-name", "regex:leakypar", python, "-c", STEPS, "cuda", *sizes, method, "project_scan"]
+        steps.append(Step(f"ncu-{shape}", command, 28, missing=lacks["ncu"], required=False))
+    return steps
 
 
 def run_step(step: Step, log: Path, limit: float) -> tuple[str, str]:

@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from benchmarks.environment import RESULTS
 from benchmarks.implementations import BASELINE, FLOOR
@@ -46,41 +46,36 @@ OTHER = ("#8c6d31", "X")
 WIDTH = 0.7  # of a shape's column, over which its points are spread
 # Column, title, how a tick is written, a line that is marked.
 FIGURES = {
-    "speedup": ("speedup_over_rnn", f"speed-up over {BASELINE}", lambda y, _: f"{y:g}×", 1.0),
-    "bound": ("share_of_bound", "share of the bound", lambda y, _: f"{y:.0%}", 1.0),
-    "memory": ("peak_MiB", "peak memory, MiB", lambda y, _: f"{y:g}", None),
+    "speedup": ("speedup_over_rnn", f"Speed-up over {BASELINE}", "{:g}×", 1.0),
+    "bound": ("share_of_bound", "Share of the bound", "{:.0%}", 1.0),
+    "memory": ("peak_MiB", "Peak memory, MiB", "{:g}", None),
 }
 Panel = Callable[[Any, str, pd.DataFrame, dict[str, Any]], None]
 
 
 def draw(rows: pd.DataFrame, path: Path) -> list[Path]:
-    """Draws what there is to draw of a run with spikes, on the most threads.
-
-    Returns:
-        The images, written beside ``path``.
+    """Draws what there is to draw of a run with spikes, on the most threads; returns the images, beside ``path``.
 
     Raises:
         ValueError: If nothing was timed.
     """
-    timed = rows[(rows.status == OK) & (rows.input == "spikes")].assign(peak_MiB=lambda frame: frame.peak_bytes / 2**20)
+    timed = rows[(rows.status == OK) & (rows.input == "spikes")].assign(peak_MiB=rows.peak_bytes / 2**20)
     timed = timed[timed.threads == timed.threads.max()]
-    images = []
+    figures: dict[str, tuple[pd.DataFrame, tuple[float, float], str, Panel]] = {}
     for size in GROWTH:
         family = timed[timed["shape"] == size + "=" + timed[size].astype(str)]
         timed = timed.drop(family.index)
-        if not family.empty:
-            fixed = ", ".join(f"{name} = {family[name].iloc[0]}" for name in "TNCH" if name != size)
-            images.append(path.with_name(f"{path.stem}-{size}.png"))
-            _figure(family, (5.4, 3.8), f"Time over {size}; {fixed}", _lines(size), images[-1])
+        fixed = ", ".join(f"{name} = {family[name].max()}" for name in "TNCH" if name != size)
+        figures[size] = family, (5.4, 3.8), f"Time over {size}; {fixed}", _lines(size)
     for name, (column, title, tick, mark) in FIGURES.items():
         found = timed[timed[column].notna() & ((name != "speedup") | (timed.label != BASELINE))]
-        if not found.empty:
-            width = 0.85 * found["shape"].nunique() + 1.2
-            images.append(path.with_name(f"{path.stem}-{name}.png"))
-            _figure(found, (width, 3.2), title.capitalize(), _points(column, tick, mark, found), images[-1])
+        figures[name] = found, (0.85 * found["shape"].nunique() + 1.2, 3.2), title, _points(column, tick, mark, found)
+    images = {path.with_name(f"{path.stem}-{name}.png"): each for name, each in figures.items() if not each[0].empty}
     if not images:
         raise ValueError("rows: got none that was timed")
-    return images
+    for image, each in images.items():
+        _figure(*each, image)
+    return list(images)
 
 
 def _lines(size: str) -> Panel:
@@ -89,25 +84,22 @@ def _lines(size: str) -> Panel:
         if label == OURS:
             axes.loglog(found[size], found.bound_us, "--", color="#222222", linewidth=0.9, label="bound of the layer")
         axes.set_xscale("log", base=2)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: microseconds(y)))
+        axes.yaxis.set_major_formatter(lambda y, _: microseconds(y))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(size)
 
     return panel
 
 
-def _points(column: str, tick: Callable[[float, object], str], mark: float | None, rows: pd.DataFrame) -> Panel:
+def _points(column: str, tick: str, mark: float | None, rows: pd.DataFrame) -> Panel:
     shapes, labels = list(dict.fromkeys(rows["shape"])), _ordered(rows)
 
     def panel(axes: Any, label: str, found: pd.DataFrame, style: dict[str, Any]) -> None:
         shift = WIDTH * ((labels.index(label) + 0.5) / len(labels) - 0.5)
         axes.plot([shapes.index(shape) + shift for shape in found["shape"]], found[column], linestyle="none", **style)
         axes.set_xticks(range(len(shapes)), shapes, rotation=30, ha="right")
-        if column == "share_of_bound":
-            axes.set_ylim(0, 1.05 * max(1.0, rows[column].max()))
-        else:
-            axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(tick))
+        axes.set_yscale("linear" if column == "share_of_bound" else "log")
+        axes.yaxis.set_major_formatter(lambda y, _: tick.format(y))
         if mark:
             axes.axhline(mark, color="#222222", linewidth=0.8)
 

@@ -47,7 +47,7 @@ class Settings:
     """What to run: every shape, dtype, pass, input and number of threads, but for the cases that are ``done``.
 
     ``rounds`` are fewer where those of all would take longer than ``case_seconds``. An implementation is skipped where
-    one call takes longer than ``call_limit`` seconds, and in every larger case; nothing starts after ``time_limit``.
+    one call takes longer than ``call_limit`` seconds; nothing starts after ``time_limit``.
     """
 
     device: torch.device
@@ -65,30 +65,6 @@ class Settings:
     time_limit: float = math.inf
     memory: bool = True
     done: frozenset[tuple[str, ...]] = frozenset()
-
-
-class Limits:
-    """The call limit, and the cases in which a contestant has passed it: it is not tried in larger ones."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._passed: dict[tuple[str, str, str], list[tuple[Shape, str]]] = {}
-
-    def check(self, label: str, dtype: str, pass_: str, shape: Shape, seconds: float) -> str | None:
-        """Says that a call of ``seconds`` is over the limit, and remembers it; None when it is within."""
-        if seconds <= self._seconds:
-            return None
-        reason = f"{seconds:.3g} s a call, over the limit of {self._seconds:g} s"
-        self._passed.setdefault((label, dtype, pass_), []).append((shape, reason))
-        return reason
-
-    def known(self, label: str, dtype: str, pass_: str, shape: Shape) -> str | None:
-        """Says in which smaller case the limit was passed, or None. A training step contains the forward pass."""
-        for name in ("forward",) if pass_ == "forward" else ("forward", "training"):
-            for smaller, reason in self._passed.get((label, dtype, name), ()):
-                if all(getattr(smaller, size) <= getattr(shape, size) for size in "TNCH"):
-                    return f"{reason}, at {smaller.name}, {name}"
-        return None
 
 
 @dataclass
@@ -112,7 +88,6 @@ class Case:
     pass_: str
     threads: int
     ceilings: Ceilings
-    limits: Limits
     deadline: float = math.inf  # of time.monotonic(); nothing more is prepared after it
     peaks: dict[tuple[str, ...], tuple[int | None, str]] = field(default_factory=dict)  # shared by cases
 
@@ -174,10 +149,8 @@ class Case:
         lack = found.unavailable(problem.device) or found.unsuited(problem)
         if time.monotonic() > self.deadline:
             lack = results.OUT_OF_TIME
-        limited = f"{found.label}, {self.threads}", self.dtype, self.pass_, self.shape
         try:
-            lack = lack or self.limits.known(*limited)
-            if not lack and found.step_by_step and (over := self.limits.check(*limited, self._estimate(found))):
+            if not lack and found.step_by_step and (over := self._over_limit(self._estimate(found))):
                 lack = f"an estimated {over}"
             if lack:
                 return self._row(found, results.SKIPPED, lack)
@@ -196,7 +169,7 @@ class Case:
             for _ in range(2):  # if a call passes the limit another: one may have been held up
                 if seconds > self.settings.call_limit:
                     seconds = min(seconds, clock.time(lambda: call(0), forget).wall)
-            if over := self.limits.check(*limited, seconds):
+            if over := self._over_limit(seconds):
                 return self._row(found, results.SKIPPED, over)
             if self.settings.memory:
                 candidate.peak = self._peak(found, lambda: call(0), forget)
@@ -211,6 +184,10 @@ class Case:
                 return self._row(found, results.SKIPPED, f"torch cannot compile it: {error}")
             return self._row(found, results.FAILED, f"{type(error).__name__}: {error}")
         return candidate
+
+    def _over_limit(self, seconds: float) -> str:
+        limit = self.settings.call_limit
+        return "" if seconds <= limit else f"{seconds:.3g} s a call, over the limit of {limit:g} s"
 
     def _estimate(self, found: Implementation) -> float:
         """Seconds that a call takes, from a few time steps, of an implementation whose cost is linear in them."""
@@ -272,7 +249,7 @@ class Case:
 
 def run(settings: Settings, environment: Environment, advance: Callable[[str], None]) -> Iterator[list[Row]]:
     """Yields the rows of one case after another, each announced by its name: timed, skipped, failed or refused."""
-    deadline, limits = time.monotonic() + settings.time_limit, Limits(settings.call_limit)
+    deadline = time.monotonic() + settings.time_limit
     ceilings, peaks = {}, {}  # type: ignore[var-annotated]
     for threads, dtype in itertools.product(settings.threads, settings.dtypes):
         torch.set_num_threads(threads)
@@ -284,5 +261,5 @@ def run(settings: Settings, environment: Environment, advance: Callable[[str], N
             continue
         advance(f"{shape} {dtype} {kind} {pass_}, {threads} thread{'s' * (threads > 1)}")
         rates = ceilings[threads, dtype]
-        case = Case(settings, environment, shape, dtype, kind, pass_, threads, rates, limits, deadline, peaks)
+        case = Case(settings, environment, shape, dtype, kind, pass_, threads, rates, deadline, peaks)
         yield case.rows(results.SKIPPED, results.OUT_OF_TIME) if time.monotonic() > deadline else case.run()

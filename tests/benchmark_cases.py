@@ -12,7 +12,7 @@ from benchmarks.bounds import Ceilings
 from benchmarks.environment import describe
 from benchmarks.implementations import Implementation, all_implementations
 from benchmarks.results import Row
-from benchmarks.runner import Case, Limits, Settings
+from benchmarks.runner import Case, Settings
 from leakypar.benchmark import Shape
 
 CPU = torch.device("cpu")
@@ -40,12 +40,11 @@ def run_case(
     pass_: str = "training",
     dtype: str = "float32",
     kind: str = "spikes",
-    limits: Limits | None = None,
     deadline: float = math.inf,
     **options: Any,
 ) -> list[Row]:
     chosen, threads = settings(*implementations, **options), torch.get_num_threads()
-    return Case(chosen, describe(CPU), TINY, dtype, kind, pass_, threads, SPEED, limits or Limits(60.0), deadline).run()
+    return Case(chosen, describe(CPU), TINY, dtype, kind, pass_, threads, SPEED, deadline).run()
 
 
 def all_for_the_cpu() -> list[Implementation]:

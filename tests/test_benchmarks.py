@@ -28,7 +28,6 @@ from benchmarks.implementations import BASELINE, FLOOR, Layer, all_implementatio
 from benchmarks.implementations.linear import Linear
 from benchmarks.implementations.rnn import RNN, RNNLayer
 from benchmarks.results import Row, Writer, label, microseconds, read
-from benchmarks.runner import Limits
 from benchmarks.shapes import GROWTH, SHAPES, parse_shapes
 from leakypar import ops
 from leakypar.benchmark import HostClock, Problem, Reading, Shape, make_problem
@@ -334,25 +333,9 @@ def test_a_slow_rival_stops_at_the_limit_and_the_others_go_on() -> None:
             layer.register_forward_hook(lambda *_: time.sleep(0.2))
             return layer
 
-    limits = Limits(0.1)
-    slow, fast = run_case(Slow(), Linear(), pass_="forward", limits=limits, call_limit=0.1)
+    slow, fast = run_case(Slow(), Linear(), pass_="forward", call_limit=0.1)
     assert (slow["status"], fast["status"]) == (results.SKIPPED, results.OK)
     assert "s a call, over the limit of 0.1 s" in slow["note"]
-    (again, _) = run_case(Slow(), Linear(), limits=limits, call_limit=0.1)
-    assert again["status"] == results.SKIPPED
-    assert "at tiny, forward" in again["note"]
-
-
-def test_limits_hold_for_what_is_larger() -> None:
-    limits = Limits(1.0)
-    case = ("rival", "float32", "training")
-    assert limits.check(*case, Shape("a", 8, 2, 4, 4), 0.5) is None
-    assert limits.check(*case, Shape("b", 16, 2, 4, 4), 2.0) == "2 s a call, over the limit of 1 s"
-    assert limits.known(*case, Shape("c", 32, 2, 4, 4)) == "2 s a call, over the limit of 1 s, at b, training"
-    assert limits.known(*case, Shape("d", 32, 1, 4, 4)) is None
-    assert limits.known("rival", "float32", "forward", Shape("c", 32, 2, 4, 4)) is None
-    assert limits.known("rival", "bfloat16", "training", Shape("c", 32, 2, 4, 4)) is None
-    assert limits.known("another", "float32", "training", Shape("c", 32, 2, 4, 4)) is None
 
 
 def test_a_step_by_step_rival_is_not_run_to_find_out_that_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +345,7 @@ def test_a_step_by_step_rival_is_not_run_to_find_out_that_it_is_slow(monkeypatch
     def watch(layer: RNNLayer) -> None:
         layer.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
 
-    (row,) = run_case(Wrong(watch), limits=Limits(1e-9))
+    (row,) = run_case(Wrong(watch), call_limit=1e-9)
     assert row["status"] == results.SKIPPED
     assert row["note"].startswith("an estimated")
     assert set(seen) == {2}

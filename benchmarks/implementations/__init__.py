@@ -18,4 +18,4 @@ def all_implementations() -> list[Implementation]:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
     first = {BASELINE: 0, FLOOR: 1}
-    return sorted(registered(), key=lambda implementation: first.get(implementation.name, 2))
+    return sorted(registered, key=lambda implementation: first.get(implementation.name, 2))

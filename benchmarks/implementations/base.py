@@ -73,7 +73,7 @@ class Recurrent(Layer):
 
 
 class Implementation(ABC):
-    """One column of the results.
+    """One column of the results; what it says of itself, in words, goes into its rows.
 
     Attributes:
         name: The column's name.
@@ -81,40 +81,34 @@ class Implementation(ABC):
         backend: Of ``leakypar``; empty for a rival.
         function: ``"same"`` when it computes the layer, which is checked before it is timed; else what it computes.
         package: What has to be installed beside torch.
-        rounds_state: The membrane is rounded at every step to the precision of a product's operands, as it is when it
-            goes through one. Ours keeps float32.
+        rounds_state: The membrane is rounded at every step to the precision of a product's operands. Ours is not.
         step_by_step: A call walks through time, so that a few steps tell how long all of them take.
         optional: It runs only when it is asked for by name.
     """
 
     name: str
-    plan: str = ""
-    backend: str = ""
-    function: str = "same"
-    package: str = "torch"
-    rounds_state: bool = False
-    step_by_step: bool = False
-    optional: bool = False
-
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The passes that it is timed in; others are left out without a word."""
-        return PASSES
+    plan, backend, function, package = "", "", "same", "torch"
+    rounds_state = step_by_step = optional = False
 
     @property
     def label(self) -> str:
         return f"{self.name} ({self.plan})" if self.plan else self.name
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Those that it is timed in."""
+        return ("training",) if self.plan == "recompute" else PASSES
 
     def applies(self, device: torch.device) -> bool:
         """Whether it means anything on such a device; where it does not, it is left out without a word."""
         return True
 
     def unavailable(self, device: torch.device) -> str | None:
-        """What it lacks to run here, for its rows to say, or None."""
+        """What it lacks to run here, or None."""
         return None if find_spec(self.package) else f"{self.package} is not installed"
 
     def unsuited(self, problem: Problem) -> str | None:
-        """Why it cannot run this problem though it is there, for its rows to say, or None."""
+        """Why it cannot run this problem though it is there, or None."""
         return None
 
     def kernels(self, shape: Shape, pass_: str) -> tuple[Kernel, ...]:
@@ -122,7 +116,7 @@ class Implementation(ABC):
         return layer_kernels(shape, pass_)
 
     def note(self, problem: Problem) -> str:
-        """A remark for its rows, such as what a plan resolved to."""
+        """A remark, such as what a plan resolved to."""
         return ""
 
     @abstractmethod
@@ -130,22 +124,17 @@ class Implementation(ABC):
         """A layer with the problem's parameters, on its device."""
 
 
-_registered: list[Implementation] = []
+registered: list[Implementation] = []
 Class = TypeVar("Class", bound=type[Implementation])
 
 
 def register(*plans: str) -> Callable[[Class], Class]:
-    """Adds an implementation, once for each of ``plans`` (none: once, with the class's own)."""
+    """Adds an implementation, once for each of ``plans`` (none: once)."""
 
     def add(cls: Class) -> Class:
-        for plan in plans or (cls.plan,):
-            implementation = cls()
-            implementation.plan = plan
-            _registered.append(implementation)
+        for plan in plans or ("",):
+            registered.append(cls())
+            registered[-1].plan = plan
         return cls
 
     return add
-
-
-def registered() -> list[Implementation]:
-    return list(_registered)

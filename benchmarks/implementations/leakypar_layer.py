@@ -10,7 +10,7 @@ from torch import Tensor
 import leakypar
 from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
 from leakypar import launch_plan, ops
-from leakypar.benchmark import DTYPES, PASSES, THRESHOLD, Problem
+from leakypar.benchmark import DTYPES, THRESHOLD, Problem
 
 
 class LeakyParallelLayer(Recurrent):
@@ -50,10 +50,6 @@ class Fused(Implementation):
     name = "leakypar fused"
     backend = "fused"
 
-    @property
-    def passes(self) -> tuple[str, ...]:
-        return ("training",) if self.plan == RECOMPUTE else PASSES
-
     def applies(self, device: torch.device) -> bool:
         return device.type != "cpu" or self.plan not in FORCED  # the CPU has one plan
 
@@ -61,17 +57,16 @@ class Fused(Implementation):
         return None if ops.is_available(device.type) else f"leakypar was built without kernels for {device.type}"
 
     def unsuited(self, problem: Problem) -> str | None:
-        if self.plan != "project_scan" or problem.dtype in ("float16", "bfloat16"):
-            return None
-        if problem.dtype == "float32" and torch.backends.cudnn.allow_tf32:
+        tf32 = problem.dtype == "float32" and torch.backends.cudnn.allow_tf32
+        if self.plan != "project_scan" or tf32 or problem.dtype in ("float16", "bfloat16"):
             return None
         return "needs matrix instructions: float16, bfloat16, or float32 with TF32"
 
     def note(self, problem: Problem) -> str:
         if self.plan != "auto":
             return ""
-        T, N, C, H = problem.shape.T, problem.shape.N, problem.shape.C, problem.shape.H
-        plan = leakypar.plan(T, N, C, H, dtype=DTYPES[problem.dtype], device=problem.device)
+        sizes = (getattr(problem.shape, size) for size in "TNCH")
+        plan = leakypar.plan(*sizes, dtype=DTYPES[problem.dtype], device=problem.device)
         chunks = f"{plan.gemm_chunk} steps a chunk"
         return chunks if problem.device.type == "cpu" else f"{plan.forward}, {plan.backward}, {chunks}"
 
