@@ -72,7 +72,7 @@ def layer(
 
 
 def register_derivative(scan: type[torch.autograd.Function]) -> None:
-    """Gives the operator the derivative of `functional._Scan`, whose inputs are those of `layer` above."""
+    """Gives the operator the derivative of `autograd._Scan`, whose inputs are those of `layer` above."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, dropout, surrogate, p0, p1, outputs, _, method, gemm_chunk, tiles, backward, backward_chunk = inputs

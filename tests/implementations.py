@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import leakypar
-from leakypar import functional, ops
+from leakypar import ops, spikes_of_membrane
 from leakypar.reference import leaky_parallel as reference
 
 from .emulation.build import build, tool
@@ -87,7 +87,7 @@ def fused(name: str, device: str, plan: str | None, recompute: bool = False) -> 
             "return_state": True,
         }
         # The membrane is returned to be looked at. The gradient of the spikes beside it is to be the kernel's own.
-        with patch.object(functional._SpikesOfMembrane, "apply", lambda spikes, *_: spikes):
+        with patch.object(spikes_of_membrane._SpikesOfMembrane, "apply", lambda spikes, *_: spikes):
             return leakypar.leaky_parallel(**arguments, **options)
 
     return Implementation(f"{name}-recompute" if recompute else name, device, False, run, recompute)

@@ -1,0 +1,324 @@
+"""The two operators joined to one differentiable function: what a forward keeps, and what its backward asks for."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import launch_plan, layer_operator, ops, surrogate
+from .batching import folded, mapped_inputs, one_by_one, size_of, unfolded
+
+Kernel = tuple[int, float, float]
+"""A surrogate as the kernels take it: its kind and two parameters."""
+
+_GRAD = {name: 1 << bit for bit, name in enumerate(ops.GRADIENTS)}
+"""The bit that asks the backward operator for a gradient."""
+
+NO_GRADIENT: Kernel = (surrogate.disabled.kind, 0.0, 0.0)
+
+
+class _Scan(torch.autograd.Function):
+    """The operators joined: spikes, membrane, checkpoints and final membrane, an empty tensor for each not computed.
+
+    `taken` has the bits of the outputs that the caller takes. What the backward reads is an output too, so that the
+    transforms of torch.func see it. A gradient is None where no output that leads to it has one.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        decay: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        threshold: Tensor,
+        gain: Tensor,
+        initial_membrane: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
+        kernel: Kernel | None,
+        taken: int,
+        interval: int | None,
+        request: launch_plan.Request,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return ops.forward(
+            x,
+            weight,
+            decay,
+            bias_ih,
+            bias_hh,
+            threshold,
+            gain,
+            initial_membrane,
+            seed=seed,
+            dropout=dropout,
+            outputs=taken | (ops.MEMBRANE if interval is None else ops.CHECKPOINTS),
+            request=request,
+            checkpoint_interval=interval,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, *settings = inputs
+        dropout, kernel, taken, interval, request = settings
+        recompute = interval is not None
+        spikes, membrane, checkpoints, final_membrane = output
+        of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
+        ctx.save_for_backward(  # what no gradient needs is not kept alive
+            x if of_weight or recompute else None,
+            weight if of_x or recompute else None,
+            decay,
+            bias_ih if recompute else None,
+            bias_hh if recompute else None,
+            threshold,
+            gain,
+            initial_membrane if of_decay or recompute else None,
+            seed,
+            None if recompute else membrane,
+            checkpoints if recompute else None,
+        )
+        ctx.settings = dropout, kernel or NO_GRADIENT, taken, interval, request
+        ctx.dtypes = tuple(None if each is None else each.dtype for each in (bias_ih, bias_hh, initial_membrane))
+        ctx.set_materialize_grads(False)
+
+        reaches_membrane = of_x or of_weight or of_decay or of_bias_ih or of_bias_hh or of_initial
+        passes = kernel is not None and kernel[0] != surrogate.disabled.kind
+        constant = [] if reaches_membrane else [membrane, checkpoints, final_membrane]
+        if not (of_gain or (passes and (reaches_membrane or of_threshold))):
+            constant.append(spikes)
+        ctx.mark_non_differentiable(*constant)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        dropout, kernel, taken, interval, request = ctx.settings
+        # torch.compile gives zeros for the gradient of an output that the caller never saw.
+        seen = zip((ops.SPIKES, ops.MEMBRANE, ops.CHECKPOINTS, ops.FINAL_MEMBRANE), grad_outputs, strict=True)
+        grad_spikes, grad_membrane, _, grad_final_membrane = (grad if taken & bit else None for bit, grad in seen)
+        of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
+        through_spikes = grad_spikes is not None and kernel[0] != surrogate.disabled.kind
+        wanted = 0
+        if through_spikes or grad_membrane is not None or grad_final_membrane is not None:
+            wanted = (
+                _GRAD["x"] * of_x
+                | _GRAD["weight"] * of_weight
+                | _GRAD["decay"] * of_decay
+                | _GRAD["bias"] * (of_bias_ih or of_bias_hh)
+                | _GRAD["initial_membrane"] * of_initial
+            )
+        if through_spikes and of_threshold:
+            wanted |= _GRAD["threshold"]
+        if grad_spikes is not None and of_gain:
+            wanted |= _GRAD["gain"]
+        if not wanted:
+            return (None,) * len(_SCAN_INPUTS)
+
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, membrane, checkpoints = (
+            ctx.saved_tensors
+        )
+        # Where nothing differentiates the gradients in turn, the operator alone says the same in less time.
+        run = _Gradients.forward if is_plain() and not torch.is_grad_enabled() else _Gradients.apply
+        d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = run(
+            grad_spikes,
+            grad_membrane,
+            grad_final_membrane,
+            membrane,
+            checkpoints,
+            x,
+            weight,
+            decay,
+            bias_ih,
+            bias_hh,
+            threshold,
+            gain,
+            initial_membrane,
+            seed,
+            dropout,
+            kernel,
+            wanted,
+            interval,
+            request,
+        )
+        bias_ih_dtype, bias_hh_dtype, initial_dtype = ctx.dtypes
+        grads: dict[str, Tensor] = {}
+        if wanted & _GRAD["x"]:
+            grads["x"] = d_x
+        if wanted & _GRAD["weight"]:
+            grads["weight"] = d_weight
+        if wanted & _GRAD["decay"]:
+            grads["decay"] = d_decay.to(decay.dtype)
+        if wanted & _GRAD["bias"] and of_bias_ih:
+            grads["bias_ih"] = d_bias.to(bias_ih_dtype)
+        if wanted & _GRAD["bias"] and of_bias_hh:
+            grads["bias_hh"] = d_bias.to(bias_hh_dtype)
+        if wanted & _GRAD["threshold"]:
+            grads["threshold"] = d_threshold.to(threshold.dtype)
+        if wanted & _GRAD["gain"]:
+            grads["gain"] = d_gain.to(gain.dtype)
+        if wanted & _GRAD["initial_membrane"]:
+            grads["initial_membrane"] = d_initial.to(initial_dtype)
+        return tuple([grads.get(name) for name in _SCAN_INPUTS])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        named = dict(zip(_SCAN_INPUTS, inputs, strict=True))
+        mapped = mapped_inputs(_SCAN_INPUTS, in_dims, inputs)
+        # The place of a checkpoint depends on the size of the batch, and what drops out on the place in it.
+        if named["seed"] is not None or named["interval"] is not None or mapped - {"x", "initial_membrane"}:
+            return one_by_one(_Scan, info, in_dims, inputs)
+        dims = dict(zip(_SCAN_INPUTS, in_dims, strict=True))
+        B, N = info.batch_size, size_of(named["x"], dims["x"], 1)
+        named["x"] = folded(named["x"], dims["x"], 1, B)
+        named["initial_membrane"] = folded(named["initial_membrane"], dims["initial_membrane"], 0, B)
+        return unfolded(_Scan.apply(*named.values()), (1, 1, None, 0), B, N)
+
+
+class _ScanOfACall(torch.autograd.Function):
+    """`_Scan` outside transforms and torch.compile, in the older form, whose call costs torch a third of the time."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        output = _Scan.forward(*inputs)
+        _Scan.setup_context(ctx, inputs, output)
+        return output
+
+    backward = _Scan.backward
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward operator, as a function whose own derivative is an error.
+
+    `once_differentiable` would let a gradient pass as a constant where the incoming one is: silently wrong. The
+    membrane, or the checkpoints in its place, is an output of the call whose gradients these are, so every input of
+    that call is reached through this error.
+    """
+
+    @staticmethod
+    def forward(
+        grad_spikes: Tensor | None,
+        grad_membrane: Tensor | None,
+        grad_final_membrane: Tensor | None,
+        membrane: Tensor | None,
+        checkpoints: Tensor | None,
+        x: Tensor | None,
+        weight: Tensor | None,
+        decay: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        threshold: Tensor,
+        gain: Tensor,
+        initial_membrane: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
+        kernel: Kernel,
+        outputs: int,
+        interval: int | None,
+        request: launch_plan.Request,
+    ) -> tuple[Tensor, ...]:
+        return ops.backward(
+            grad_spikes,
+            grad_membrane,
+            grad_final_membrane,
+            membrane,
+            checkpoints,
+            x,
+            weight,
+            decay,
+            bias_ih,
+            bias_hh,
+            threshold,
+            gain,
+            initial_membrane,
+            kernel,
+            seed=seed,
+            dropout=dropout,
+            outputs=outputs,
+            request=request,
+            checkpoint_interval=interval,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "leakypar: the fused kernels have no second derivative; leakypar.reference.leaky_parallel has one, and so "
+            'has a layer with backend="rnn"'
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        named = dict(zip(_GRADIENTS_INPUTS, inputs, strict=True))
+        mapped = mapped_inputs(_GRADIENTS_INPUTS, in_dims, inputs)
+        of_a_batch = {"grad_spikes": 1, "grad_membrane": 1, "grad_final_membrane": 0, "membrane": 1, "x": 1}
+        of_a_batch["initial_membrane"] = 0
+        sums = named["outputs"] & ~(_GRAD["x"] | _GRAD["initial_membrane"])  # over the batch
+        if sums or named["seed"] is not None or named["checkpoints"] is not None or mapped - of_a_batch.keys():
+            return one_by_one(_Gradients, info, in_dims, inputs)
+        dims = dict(zip(_GRADIENTS_INPUTS, in_dims, strict=True))
+        B, N = info.batch_size, size_of(named["membrane"], dims["membrane"], 1)
+        for name, at in of_a_batch.items():
+            named[name] = folded(named[name], dims[name], at, B)
+        batch = tuple(
+            at if named["outputs"] & grad else None
+            for grad, at in ((_GRAD["x"], 1), *[(0, None)] * 5, (_GRAD["initial_membrane"], 0))
+        )
+        return unfolded(_Gradients.apply(*named.values()), batch, B, N)
+
+
+if ops.is_available("cpu"):
+    layer_operator.register_derivative(_Scan)
+
+_SCAN_INPUTS = tuple(inspect.signature(_Scan.forward).parameters)
+_GRADIENTS_INPUTS = tuple(inspect.signature(_Gradients.forward).parameters)
+
+
+def scan(
+    x: Tensor,
+    weight: Tensor,
+    decay: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    threshold: Tensor,
+    gain: Tensor,
+    initial_membrane: Tensor | None,
+    seed: Tensor | None,
+    dropout: float,
+    kernel: Kernel | None,
+    taken: int,
+    interval: int | None,
+    request: launch_plan.Request,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operators, with the autograd graph where a gradient can be asked for."""
+    tensors = x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane
+    # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it. Inside
+    # a transform of torch.func, a tensor that is mapped over says that it requires no gradient though it may.
+    plain = is_plain()
+    if (
+        not plain
+        or forward_ad._current_level >= 0
+        or (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors))
+    ):
+        if torch.compiler.is_exporting():
+            if interval is not None:
+                warnings.warn(
+                    "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
+                )
+            return layer_operator.layer(*tensors, seed, dropout, kernel or NO_GRADIENT, taken, request)
+        function = _ScanOfACall if plain and not torch.compiler.is_compiling() else _Scan
+        results: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(  # type: ignore[no-untyped-call]
+            *tensors, seed, dropout, kernel, taken, interval, request
+        )
+        return results
+    return ops.forward(*tensors, seed=seed, dropout=dropout, outputs=taken, request=request)
+
+
+def is_plain() -> bool:
+    """Whether no transform of torch.func is active."""
+    return not torch._C._are_functorch_transforms_active()
