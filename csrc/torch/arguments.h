@@ -24,12 +24,13 @@ inline void check_floating(const Tensor& tensor, std::string_view schema, std::s
     case ScalarType::BFloat16:
       return;
     default:
-      parameter_dtype(tensor, argument_name(schema, index).c_str());
+      // The one argument of another type, which the operator checks.
+      if (const std::string name = argument_name(schema, index); name != "seed") parameter_dtype(tensor, name.c_str());
   }
 }
 
-// A tensor of floating point values, or the int64 of the seed, all in memory, on the device of `like`. What an argument is besides, its shape
-// and type among these, the operator knows.
+// A tensor of floating point values, or the seed, all in memory, on the device of `like`. What an argument is besides, its
+// shape and type among these, the operator knows.
 inline void check_memory(const Tensor& tensor, const Tensor& like, std::string_view schema, std::size_t index) {
   STD_TORCH_CHECK(tensor.defined(), "leakypar: ", argument_name(schema, index), " is None, expected a tensor");
   std::int32_t layout = 0;
@@ -38,8 +39,7 @@ inline void check_memory(const Tensor& tensor, const Tensor& like, std::string_v
                   " is sparse or of another layout, expected a dense tensor");
   STD_TORCH_CHECK(tensor.device() == like.device(), "leakypar: ", argument_name(schema, index),
                   " is on another device than the input");
-  const bool is_seed = tensor.scalar_type() == ScalarType::Long && argument_name(schema, index) == "seed";
-  if (!is_seed) check_floating(tensor, schema, index);
+  check_floating(tensor, schema, index);
   if (tensor.numel() == 0) return;
   std::int64_t elements = tensor.storage_offset() + 1;
   for (std::int64_t i = 0; i < tensor.dim(); ++i) elements += (tensor.size(i) - 1) * tensor.stride(i);
