@@ -76,17 +76,16 @@ def enclosure(decay: Any, inputs: Array, carries: Array) -> tuple[Array, Array, 
     """The least and the largest result of perturbed inputs and carries, and where a step might overflow on the way."""
     info = np.finfo(inputs.dtype)
     unit, least, largest = Exact(info.eps) / 2, Exact(info.smallest_subnormal), Exact(info.max)
-    w, T = Exact(decay), len(inputs)
-    off = (4 * T + 16) * unit
-    if abs(w) > 1 / Exact(info.tiny):
-        off += Exact(info.eps) * 2  # the reciprocal is subnormal
+    w, T = np.asarray(decay).astype(Exact), len(inputs)
+    # Beyond the reciprocal of the least normal number, a decay's own is subnormal.
+    off = (4 * T + 16) * unit + np.where(abs(w) > 1 / Exact(info.tiny), Exact(info.eps) * 2, 0)
     beyond = Exact(info.max) ** 2  # what would be larger stays here, so that no infinities meet
     h = carries.astype(Exact)
     low, high = h - off * abs(h) - least, h + off * abs(h) + least
     overflows = np.zeros(h.shape, dtype=bool)
     with np.errstate(all="ignore"):
         for u in inputs.astype(Exact):
-            ends = (w * low, w * high) if w >= 0 else (w * high, w * low)
+            ends = np.minimum(w * low, w * high), np.maximum(w * low, w * high)
             slack = off * abs(u) + least * (1 + abs(w))
             low = np.maximum(ends[0] - 2 * unit * abs(ends[0]) + u - slack, 0)
             high = np.maximum(ends[1] + 2 * unit * abs(ends[1]) + u + slack, 0)

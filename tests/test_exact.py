@@ -1,0 +1,118 @@
+"""The CPU, wherever it cuts time: the membrane is one that the steps give, for every decay.
+
+The bound is that of `test_algebra.py`. One input feature of weight 1 makes the projection exact, so that what is
+compared is the scan alone; the final membrane is asked for, which is not rounded to the compute dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import leakypar
+
+from .implementations import CPU, Implementation
+from .test_algebra import Exact, enclosure, steps
+
+DECAYS = [0.0, 1.0, -1.0, 0.5, -0.95, 0.999, 1.0001, 1.022, 1.1, -1.1, 1.5, 4.1, -4.1, 300.0, 1e30, 1e-30, 1e-40]
+INPUTS = ["inhibited", "silent", "drawn", "driven", "large"]
+
+
+@pytest.fixture(params=[1, 2, 4, 16, 64])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def inputs(kind: str, T: int) -> np.ndarray:
+    """Exact in bfloat16; bursts lie around the places at which some implementation cuts time."""
+    rng = np.random.default_rng(len(kind))
+    drawn = rng.integers(-64, 65, T) / 16
+    zeros = 0 * drawn
+    u = {"inhibited": zeros - 10, "silent": zeros, "drawn": drawn, "driven": abs(drawn), "large": drawn * 2.0**100}
+    values = u[kind].astype(np.float32)
+    if kind in ("inhibited", "silent"):
+        for cut in range(64, T, 192):
+            values[cut - 2 + rng.integers(5)] = rng.choice([2.0, 0.125, -0.125])
+        values[T // 4 - 1 : T // 4 + 1] = 1.0
+    return values
+
+
+def final_membrane(implementation: Implementation, u: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    dtype = torch.bfloat16 if "project_scan" in str(implementation) else torch.float32
+    x = torch.from_numpy(u)[:, None, None].to(dtype)
+    H = len(DECAYS)
+    arguments = {
+        "x": x.to(implementation.device),
+        "weight": torch.ones(H, 1, dtype=dtype, device=implementation.device),
+        "decay": torch.tensor(DECAYS, device=implementation.device),
+        "bias_ih": None,
+        "bias_hh": None,
+        "threshold": torch.ones(H, device=implementation.device),
+        "gain": torch.ones(H, device=implementation.device),
+        "initial_membrane": torch.from_numpy(initial)[None].to(implementation.device),
+    }
+    *_, final = implementation.run(**arguments)
+    return final[0].cpu().numpy()
+
+
+def check(implementation: Implementation, kind: str, T: int, carry: float) -> None:
+    u = inputs(kind, T)
+    initial = np.full(len(DECAYS), carry, dtype=np.float32)
+    found = final_membrane(implementation, u, initial)
+    low, high, overflows = enclosure(np.array(DECAYS, dtype=np.float32), u, initial)
+    inside = (found >= np.minimum(low, Exact(np.finfo(np.float32).max))) & ((found <= high) | overflows)
+    assert inside.all(), [row for row in zip(DECAYS, found, low, high, inside, strict=True) if not row[-1]]
+
+
+@pytest.mark.parametrize("carry", [0.0, 1.0, 2.0**60])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_the_membrane_is_exact(kind: str, carry: float) -> None:
+    check(CPU, kind, 400, carry)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_the_membrane_is_exact_on_any_threads(threads: int, kind: str) -> None:
+    check(CPU, kind, 9000, 1.0)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("at", [0, 1500, 2249, 2250])
+def test_infinity_and_nan_on_any_threads(threads: int, value: float, at: int) -> None:
+    """-inf with a decay of 0 once made the rest of a sequence NaN where time was cut."""
+    u = inputs("drawn", 9000)
+    u[at] = value
+    initial = np.zeros(len(DECAYS), dtype=np.float32)
+    found = final_membrane(CPU, u, initial)
+    expected = steps(np.array(DECAYS, dtype=np.float32), u, initial)
+    assert np.array_equal(np.isnan(found), np.isnan(expected)), (found, expected)
+    assert np.array_equal(np.isinf(found), np.isinf(expected)), (found, expected)
+
+
+def test_a_masked_nan_stays_where_it_is(threads: int) -> None:
+    """The gradient of a step that relu has stopped: NaN beyond it reaches nothing earlier, wherever time is cut."""
+    u = inputs("inhibited", 9000)
+    x = torch.from_numpy(u)[:, None, None].requires_grad_()
+    one = torch.ones(1)
+    spikes = leakypar.leaky_parallel(x, torch.ones(1, 1), 0.5 * one)
+    grad = torch.ones_like(spikes)
+    grad[5000] = torch.nan
+    spikes.backward(grad)
+    assert x.grad is not None
+    assert int(x.grad.isnan().sum()) <= 3
+
+
+@pytest.mark.parametrize("T", [1, 40, 9000])
+def test_an_infinite_last_membrane_has_a_gradient(threads: int, T: int) -> None:
+    """It is no factor of the decay's gradient, which was NaN."""
+    x = torch.zeros(T, 1, 1)
+    x[-1] = torch.inf
+    decay = torch.full((1,), 0.5, requires_grad=True)
+    leakypar.leaky_parallel(x, torch.ones(1, 1), decay).sum().backward()
+    assert decay.grad is not None
+    assert decay.grad.item() == 0
