@@ -98,7 +98,10 @@ def _points(column: str, tick: str, mark: float | None, rows: pd.DataFrame) -> P
         shift = WIDTH * ((labels.index(label) + 0.5) / len(labels) - 0.5)
         axes.plot([shapes.index(shape) + shift for shape in found["shape"]], found[column], linestyle="none", **style)
         axes.set_xticks(range(len(shapes)), shapes, rotation=30, ha="right")
-        axes.set_yscale("linear" if column == "share_of_bound" else "log")
+        if column == "share_of_bound":
+            axes.set_ylim(0, 1.05 * max(1.0, rows[column].max()))
+        else:
+            axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda y, _: tick.format(y))
         if mark:
             axes.axhline(mark, color="#222222", linewidth=0.8)

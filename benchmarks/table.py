@@ -79,13 +79,14 @@ def speed(rows: pd.DataFrame) -> str:
                 "best other": f"{_time(best)} {best['label']}{'*' * near}" if best else "",
                 "nn.Linear": _time(named.get(FLOOR)),
                 "backend": ours["backend"],
-                "leakypar": f"{_time(ours)} ± {microseconds(ours['spread_us'])}",
+                "leakypar": _time(ours),
+                "spread": microseconds(ours["spread_us"]),
                 "over nn.RNN": _number(ours["speedup_over_rnn"], "{:.2f}×"),
                 "of nn.Linear": _number(ours["time_over_linear"], "{:.2f}×") + spread,
                 "of bound": _number(ours["share_of_bound"], "{:.0%}"),
             }
         )
-    text = [f"{_machine(rows)} Medians ± median absolute deviations.", "", *_markdown(lines)]
+    text = [f"{_machine(rows)} Medians; spread: the median absolute deviation.", "", *_markdown(lines)]
     ours = rows[(rows.label == OURS) & (rows.status == OK) & rows.time_over_linear.notna()]
     means = [
         f"{' '.join(map(str, key))} {gmean(found):.2f} (at most {max(found):.2f})"
