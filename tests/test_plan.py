@@ -34,7 +34,7 @@ SHAPES = {
 def test_time_is_split_where_channels_do_not_fill_the_chip(name: str, dtype: torch.dtype) -> None:
     T, N, C, H = SHAPES[name]
     chosen = leakypar.plan(T, N, C, H, dtype=dtype, device=H100)
-    in_flight = N * H * dtype.itemsize * 8  # a thread keeps eight loads of its row in flight
+    in_flight = N * H * dtype.itemsize * 16  # a thread keeps the loads of sixteen rows in flight
     filled = in_flight >= 132 * 16 * 1024
     assert chosen.forward == chosen.backward == ("sequential" if filled else "look_back")
 
