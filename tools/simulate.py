@@ -6,7 +6,8 @@ Prints clocks a time step of the sequential scans beside what their share of the
 tile of `project_scan`, at the occupancy that registers and shared memory leave. **Simulated, not measured.**
 
 What is run is straight code: of the loop that a kernel spends its time in, every block but those that call a function
-(slow paths of a division), copies that are narrower than 16 bytes, and loops inside it that draw dropout. Both outputs
+(slow paths of a division), copies that are narrower than 16 bytes, waits that leave fewer copies in flight than
+another of the same loop, and loops inside it that draw dropout. Both outputs
 of a forward are written. Launches, the chain of a look-back and the caller's side are not in it.
 """
 
@@ -30,14 +31,24 @@ WARPS = 4  # of a block of the sequential scans, and of project_scan
 DTYPES = {"bfloat16": 2, "float": 4}
 
 
+def groups_left(wait: Instruction) -> int:
+    """How many groups of copies may be in flight after a wait."""
+    return int(wait.operands.split(",")[-1], 0)
+
+
 def straight(kernel: Kernel, code: Sequence[Instruction]) -> list[list[Instruction]]:
     """The code's basic blocks, without those that calls, narrow copies or narrow stores show to be rare."""
     wide = any(store_bytes(each) == 16 for each in code)
     inside = {each.address for each in code}
 
+    copies = any(map(is_copy, code))
+    pending = [groups_left(each) for each in code if each.name == "DEPBAR.LE"]
+
     def rare(each: Instruction) -> bool:
         narrow = (each.opcode == "LDGSTS" and not is_copy(each)) or (wide and 0 < store_bytes(each) < 16)
-        return narrow or each.opcode in ("CALL", "BRX", "NANOSLEEP")
+        drains = each.name == "DEPBAR.LE" and groups_left(each) < max(pending)  # another case of the same switch
+        once = each.opcode == "LDG" and copies  # what a loop reads every step comes by its copies
+        return narrow or drains or once or each.opcode in ("CALL", "BRX", "NANOSLEEP")
 
     blocks = [[each for each in block if each.address in inside] for block in kernel.code.blocks]
     return [block for block in blocks if block and not any(map(rare, block))]
@@ -80,8 +91,8 @@ def tile_clocks(chip: Chip, kernel: Kernel, C: int, columns: int, resident: bool
         within.remove(next(block for block in reversed(within) if any(map(is_copy, block))))
     missing = needed - sum(is_copy(each) for block in within for each in block)
     copying = [loop for loop in kernel.code.loops if loop.body == loop.own and any(map(is_copy, loop.body))]
-    copies = list(copying[0].body) * (missing // sum(map(is_copy, copying[0].body))) if missing else []
-    slice_code = joined(within) + copies
+    more = list(copying[0].body) * (missing // sum(map(is_copy, copying[0].body))) if missing else []
+    slice_code = joined(within) + more
     outer = next(loop for loop in kernel.code.loops if len(loop.body) > len(product.body) and _around(loop, product))
     program = slice_code * slices + joined(straight(kernel, outer.own))
     once, twice = (clocks(chip, program, times, WARPS, blocks, from_memory=False) for times in (1, 2))
