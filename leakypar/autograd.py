@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import launch_plan, layer_operator, ops, surrogate
+from . import launch_plan, layer_operator, ops, surrogate, validation
 from .batching import folded, mapped_inputs, one_by_one, size_of, unfolded
 
 Kernel = tuple[int, float, float]
@@ -302,10 +302,11 @@ def scan(
     plain = is_plain()
     if (
         not plain
+        or validation.is_tracing()  # whose check of itself records no gradients
         or forward_ad._current_level >= 0
         or (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors))
     ):
-        if torch.compiler.is_exporting():
+        if keeps_a_graph():
             if interval is not None:
                 warnings.warn(
                     "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
@@ -317,6 +318,11 @@ def scan(
         )
         return results
     return ops.forward(*tensors, seed=seed, dropout=dropout, outputs=taken, request=request)
+
+
+def keeps_a_graph() -> bool:
+    """Whether a program of operators is being made of this call, which keeps no autograd.Function."""
+    return torch.compiler.is_exporting() or validation.is_tracing()
 
 
 def is_plain() -> bool:

@@ -158,7 +158,11 @@ def run(
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
         v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
         spikes = (validation.check_spikes(spike_grad(v), v) * gain).to(dtype)
-    elif return_membrane and kernel[0] != surrogate.disabled.kind and (membrane.requires_grad or not is_plain()):
+    elif (
+        return_membrane
+        and kernel[0] != surrogate.disabled.kind
+        and (membrane.requires_grad or validation.is_tracing() or not is_plain())
+    ):
         spikes = through_membrane(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
     results = [spikes]
     if return_membrane:

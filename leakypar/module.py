@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional, launch_plan, ops, rnn, surrogate, validation
+from . import functional, launch_plan, onnx, ops, rnn, surrogate, validation
 from .build_info import warn_of_a_lesser_build
 from .surrogate import SpikeGrad
 
@@ -245,13 +245,16 @@ class LeakyParallel(nn.Module):
             "return_state": return_state,
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
-        if _runs_fused(self.backend, weight.device.type, dense):
+        decay = recurrent if dense else recurrent.diagonal()
+        if onnx.in_export():  # ONNX has nn.RNN
+            decay = recurrent if dense else onnx.diagonal_matrix(recurrent)
+        elif _runs_fused(self.backend, weight.device.type, dense):
             options["recompute"], options["request"] = self.recompute, self._request
             run = functional.run
         return run(
             x,
             weight,
-            recurrent if dense else recurrent.diagonal(),
+            decay,
             bias_ih,
             bias_hh,
             self.threshold if threshold is None else threshold,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import rnn_operator, validation
+from . import onnx, rnn_operator, validation
 from .surrogate import SpikeGrad, resolve
 
 __all__ = ["leaky_parallel"]
@@ -81,7 +81,9 @@ def leaky_parallel(
     with torch.autocast(x.device.type, enabled=False) if settled else nullcontext():
         # A recorded graph has the kernel as one operator, which has no rule for the transforms of torch.func.
         transformed = torch._C._are_functorch_transforms_active()
-        run = rnn_operator.rnn if torch.compiler.is_compiling() and not transformed else _run
+        run = _run
+        if torch.compiler.is_compiling() and not transformed:
+            run = onnx.rnn if onnx.in_export() else rnn_operator.rnn
         membrane, final_membrane = run(
             x.to(dtype),
             weight.to(dtype),
@@ -115,7 +117,8 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """The membrane at every step `[T, N, H]`, and after the last `[N, H]`."""
     H = weight.shape[0]
-    recurrent = torch.diag_embed(decay) if decay.dim() == 1 else decay
+    matrix = onnx.diagonal_matrix if validation.is_tracing() else torch.diag_embed  # which not every exporter knows
+    recurrent = matrix(decay) if decay.dim() == 1 else decay
     biases = [weight.new_zeros(H) if bias is None else bias for bias in (bias_ih, bias_hh)]
     initial = x.new_zeros(x.shape[1], H) if initial_membrane is None else initial_membrane
     if x.shape[0] == 0 or x.shape[1] == 0:
@@ -132,7 +135,10 @@ def _run(
         return torch.stack(steps), h
     # Recording gradients is what counts as training here, so that an evaluated layer can be differentiated too.
     membrane, final_membrane = rnn_operator.relu_rnn(
-        x, initial.to(x.dtype), [weight, recurrent, *biases], records=torch.is_grad_enabled()
+        x,
+        initial.to(x.dtype),
+        [weight, recurrent, *biases],
+        records=torch.is_grad_enabled() or validation.is_tracing(),
     )
     return membrane, final_membrane.squeeze(0)
 

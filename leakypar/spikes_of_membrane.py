@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import launch_plan, ops, surrogate, validation
-from .autograd import NO_GRADIENT, scan
+from .autograd import NO_GRADIENT, keeps_a_graph, scan
 
 
 def through_membrane(
@@ -31,7 +31,7 @@ def through_membrane(
         dropout: its probability.
         spike_grad: the surrogate.
     """
-    record = _recorded_spikes if torch.compiler.is_exporting() else _SpikesOfMembrane.apply
+    record = _recorded_spikes if keeps_a_graph() else _SpikesOfMembrane.apply
     passed: Tensor = record(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
     return passed
 

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from .validation import is_tracing
+
 __all__ = [
     "LSO",
     "SFS",
@@ -126,17 +128,18 @@ class SurrogateGradient:
             raise TypeError(f"v must be a floating-point tensor, got {type(v).__name__}")
         if not v.is_floating_point():
             raise TypeError(f"v must be a floating-point tensor, got one of {v.dtype}")
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_tracing():
             return self._recorded(v)
         return cast(Tensor, _Spike.apply(v, self))  # type: ignore[no-untyped-call]
 
     def _recorded(self, v: Tensor) -> Tensor:
-        """`_Spike` in plain operations: torch.export keeps no autograd.Function, and its gradient would be lost.
+        """`_Spike` in plain operations: a recorded graph keeps no autograd.Function, and its gradient would be lost.
 
         What is added to the spikes is 0, with the surrogate's derivative. nan_to_num keeps it 0 where `v` is infinite.
         """
         spikes = (v > 0).to(v.dtype)
-        if torch.onnx.is_in_onnx_export() or not (torch.is_grad_enabled() and v.requires_grad):
+        records = is_tracing() or (torch.is_grad_enabled() and v.requires_grad)  # torch.jit checks a trace without
+        if torch.onnx.is_in_onnx_export() or not records:
             return spikes
         dtype = torch.promote_types(v.dtype, torch.float32)
         finite = v.nan_to_num().to(dtype)

@@ -378,3 +378,9 @@ def check_backend(name: str, value: object) -> str:
 
 def _quoted(names: tuple[str, ...]) -> str:
     return ", ".join(f'"{name}"' for name in names)
+
+
+def is_tracing() -> bool:
+    """Whether torch.jit is tracing this call, as the older exporter of `torch.onnx` does."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing
