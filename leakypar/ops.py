@@ -21,7 +21,11 @@ SPIKES, MEMBRANE, CHECKPOINTS, FINAL_MEMBRANE = (1 << bit for bit in range(4))
 GRADIENTS = ("x", "weight", "decay", "bias", "threshold", "gain", "initial_membrane")
 
 # Found out once, at import: torch.compile can trace a look at a tuple, not a look at the file system.
-_BUILT_FOR: tuple[str, ...] = {"cuda": ("cpu", "cuda"), "cpu": ("cpu",), "python": ()}[build_info().variant]
+_BUILT_FOR: tuple[str, ...] = {
+    "cuda": ("cpu", "cuda", "meta"),
+    "cpu": ("cpu", "meta"),
+    "python": (),
+}[build_info().variant]
 _library = torch.ops.leakypar
 
 
@@ -29,7 +33,7 @@ def is_available(device_type: str) -> bool:
     """Whether the fused kernels were built for a device type.
 
     Args:
-        device_type: `torch.device.type`, such as "cpu" or "cuda".
+        device_type: `torch.device.type`, such as "cpu" or "cuda"; "meta" has the shapes alone.
     """
     return device_type in _BUILT_FOR
 
