@@ -51,7 +51,8 @@ class Instruction:
 
     @property
     def always(self) -> bool:
-        return self.predicate in ("", "@PT")
+        """Whether it is executed whatever a predicate says: a branch may have one more of these among its operands."""
+        return self.predicate in ("", "@PT") and not re.match(r"!?U?P\d", self.operands)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Code:
     @cached_property
     def main(self) -> tuple[Instruction, ...]:
         """The kernel without the functions behind it that the compiler calls, such as that of a 64-bit division."""
-        called = [self.labels[target] for call in self.instructions if call.opcode == "CALL" for target in call.targets]
+        calls = [call for call in self.instructions if call.opcode == "CALL"]
+        # A call of a label inside the kernel is how a warp meets before 9.0; functions have names that begin with "$".
+        called = [self.labels[name] for call in calls for name in call.targets if name.startswith("$")]
         return self.instructions[: min(called, default=len(self.instructions))]
 
     @cached_property

@@ -179,7 +179,7 @@ MEASURES: dict[str, Callable[[Kernel], float]] = {
     "step_instructions": of_hot_loop(len),
     "step_stalls": of_hot_loop(lambda code: sum(each.stall for each in code)),
     "step_conversions": of_hot_loop(lambda code: sum(map(is_conversion, code))),
-    "step_calls": of_hot_loop(lambda code: sum(each.opcode == "CALL" for each in code)),
+    "step_calls": of_hot_loop(lambda code: sum(each.opcode == "CALL" and "`($" in each.operands for each in code)),
     "step_barriers": of_hot_loop(lambda code: sum(each.opcode == "BAR" for each in code)),
     "step_products": of_hot_loop(lambda code: sum(each.opcode == "HMMA" for each in code)),
     "products_meanwhile": products_meanwhile,

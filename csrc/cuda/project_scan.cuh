@@ -231,9 +231,10 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
   }
 }
 
-// Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers.
+// Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers. In TF32 a
+// narrow tile's third block would cost four spilled registers on compute capability 9.0.
 template <typename Scalar, int Pairs, bool Drops>
-__global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 ? 2 : 3)
+__global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Scalar) == 4 ? 2 : 3)
     project_scan_kernel(const ProjectScan<Scalar> args, const ProjectTiles tiles, const Access access,
                         const Tiling tiling, const LookBack<Map> book) {
   constexpr int columns = 16 * Pairs;

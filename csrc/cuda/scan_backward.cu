@@ -15,7 +15,7 @@
 // schedule scan_backward_sequential<*, true>: step_calls = 0, stores_16 = 1
 // schedule scan_backward_sequential<float, 4, true>: step_instructions <= 220
 // schedule scan_backward_sequential<*float16, 8, true>: step_instructions <= 420
-// schedule scan_backward_look_back<*>: divisions = 0, fences_sc = 0, fences = 2, polls_that_invalidate = 0, spills = 0
+// schedule scan_backward_look_back<*>: divisions = 0, fences_sc = 0, fences <= 2, polls_that_invalidate = 0, spills = 0
 // schedule scan_backward_look_back<float, 4, *>: stores_16 = 11, stores_8 = 0
 // schedule scan_backward_look_back<*float16, 4, *>: stores_16 = 3, stores_8 = 8
 //

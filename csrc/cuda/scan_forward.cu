@@ -12,9 +12,9 @@
 //               carries, and the thread replays its steps from its carry. u is read once.
 //
 // schedule scan_forward_sequential<*>: in_flight = 16, divisions = 0, step_calls = 0, spills = 0
-// schedule scan_forward_sequential<float, 4, true>: step_instructions <= 64, stores_16 = 2, stores_narrow = 4
+// schedule scan_forward_sequential<float, 4, true>: step_instructions <= 72, stores_16 = 2, stores_narrow = 4
 // schedule scan_forward_sequential<*float16, 8, true>: step_instructions <= 112, stores_16 = 2, stores_narrow = 8
-// schedule scan_forward_look_back<*>: divisions = 0, fences_sc = 0, fences = 2, polls_that_invalidate = 0, spills = 0
+// schedule scan_forward_look_back<*>: divisions = 0, fences_sc = 0, fences <= 2, polls_that_invalidate = 0, spills = 0
 // schedule scan_forward_look_back<float, 4, *>: stores_16 >= 19, stores_narrow = 6
 // schedule scan_forward_look_back<*float16, 4, *>: stores_8 = 16, stores_narrow = 6
 //
