@@ -65,11 +65,12 @@ inline ProjectTiles fitted(ProjectTiles tiles, const Workload& work) {
 inline constexpr std::int64_t busy_blocks = 2;
 
 // Blocks that fit on one multiprocessor at once: by registers, of which a wide tile leaves room for two blocks and a narrow
-// one for three, and by shared memory, of which each block takes another KiB.
+// one for three (two in TF32), and by shared memory, of which each block takes another KiB.
 inline std::int64_t resident_blocks(const ProjectTiles& tiles, const Workload& work, const DeviceFacts& device) {
   const std::int64_t bytes = tiles.shared_bytes(work.C, work.element_bytes());
   if (bytes > device.shared_bytes_of_block) return 0;
-  return std::min<std::int64_t>(tiles.wide ? 2 : 3, device.shared_bytes_of_multiprocessor / (bytes + 1024));
+  return std::min<std::int64_t>(tiles.wide || work.element_bytes() == 4 ? 2 : 3,
+                                device.shared_bytes_of_multiprocessor / (bytes + 1024));
 }
 
 // The weights stay in shared memory wherever a block of two stages still fits, since weights that are read again for each
