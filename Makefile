@@ -61,6 +61,7 @@ test: $(call needs,test) ## Run every test, on every core
 .PHONY: fuzz
 fuzz: $(call needs,test) ## Draw odd shapes and values for SECONDS, in search of one that an implementation gets wrong
 	$(python) -m tests.fuzz --seconds $(SECONDS) $(PYTEST_ARGS)
+	$(python) -m tests.fuzz_operators --seconds $(SECONDS)
 
 .PHONY: bench
 bench: $(call needs,bench) ## Measure against every rival that is installed, as a table and a CSV
@@ -157,6 +158,8 @@ simulate: ## Run the kernels' decoded loops on a model of a multiprocessor: cloc
 .PHONY: asan
 asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer and UBSan
 	$(python) -m tests.emulation.build --sanitize address,undefined -- $(bin)/pytest $(TESTS) -k emulat $(PYTEST_ARGS)
+	$(python) -m tests.emulation.build --sanitize address,undefined -- \
+	  $(python) -m tests.fuzz_operators --emulated --seconds 120
 
 .PHONY: clean
 clean: ## Remove what was built (not the environment)

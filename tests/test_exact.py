@@ -1,4 +1,4 @@
-"""The CPU, wherever it cuts time: the membrane is one that the steps give, for every decay.
+"""Every implementation, wherever it cuts time: the membrane is one that the steps give, for every decay.
 
 The bound is that of `test_algebra.py`. One input feature of weight 1 makes the projection exact, so that what is
 compared is the scan alone; the final membrane is asked for, which is not rounded to the compute dtype.
@@ -72,8 +72,8 @@ def check(implementation: Implementation, kind: str, T: int, carry: float) -> No
 
 @pytest.mark.parametrize("carry", [0.0, 1.0, 2.0**60])
 @pytest.mark.parametrize("kind", INPUTS)
-def test_the_membrane_is_exact(kind: str, carry: float) -> None:
-    check(CPU, kind, 400, carry)
+def test_the_membrane_is_exact(fused_implementation: Implementation, kind: str, carry: float) -> None:
+    check(fused_implementation, kind, 400, carry)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
