@@ -7,6 +7,7 @@ compared is the scan alone; the final membrane is asked for, which is not rounde
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import torch
 
 import leakypar
 
-from .implementations import CPU, Implementation
+from .implementations import CPU, Implementation, run_reference
+from .problems import draw
 from .test_algebra import Exact, enclosure, steps
 
 DECAYS = [0.0, 1.0, -1.0, 0.5, -0.95, 0.999, 1.0001, 1.022, 1.1, -1.1, 1.5, 4.1, -4.1, 300.0, 1e30, 1e-30, 1e-40]
@@ -116,3 +118,19 @@ def test_an_infinite_last_membrane_has_a_gradient(threads: int, T: int) -> None:
     leakypar.leaky_parallel(x, torch.ones(1, 1), decay).sum().backward()
     assert decay.grad is not None
     assert decay.grad.item() == 0
+
+
+def test_sums_over_long_sequences_are_as_accurate_as_pytorchs() -> None:
+    """A running sum of 16,384 terms was 9 times less accurate for the bias, and 23 times for the threshold."""
+    problem = draw(16_384, 1, 3, 64, dtype=torch.float32, biases=1, per_neuron=True)
+
+    def gradients(run: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        moved = problem.to(dtype)
+        run(**moved.arguments())[0].sum().backward()
+        return {name: tensor.grad.double() for name, tensor in moved.tensors().items() if tensor.grad is not None}
+
+    exact = gradients(run_reference, torch.float64)
+    theirs, ours = gradients(run_reference, torch.float32), gradients(CPU.run, torch.float32)
+    for name in ("bias_ih", "threshold", "gain", "decay"):
+        error, allowed = ((found[name] - exact[name]).norm() for found in (ours, theirs))
+        assert error <= 2 * allowed, (name, error.item(), allowed.item())

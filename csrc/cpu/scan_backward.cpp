@@ -32,7 +32,11 @@ struct BackwardTile {
   Columns<Real> r;
   Columns<Real> d_u_next;  // d_u[t + 1], the factor of h_t in sum_decay
   Columns<Real> sum_bias, sum_decay, sum_threshold, sum_gain;
-  Columns<Real> h, g, seen;  // of one row
+  struct alignas(64) Totals {
+    double values[kTileWidth<Real>];
+  };
+  std::array<Totals, 4> totals;  // of these sums, in their order
+  Columns<Real> h, g, seen;      // of one row
   DropoutRow<Real> dropout;
 
   template <typename Projected>
@@ -41,13 +45,13 @@ struct BackwardTile {
         threshold(neurons.threshold.from(span.first)),
         gain(neurons.gain.from(span.first)) {
     load_state(args.grad_final_membrane, span, r);
-    load_state<Real>(args.sum_bias, span, sum_bias);
-    load_state<Real>(args.sum_decay, span, sum_decay);
-    load_state<Real>(args.sum_threshold, span, sum_threshold);
-    load_state<Real>(args.sum_gain, span, sum_gain);
+    for (auto* sum : sums()) fill_zeros(span, *sum);
+    for (Totals& total : totals) std::fill_n(total.values, span.width, 0.0);
     fill_zeros(span, d_u_next);
     fill_zeros(span, g);
   }
+
+  std::array<Columns<Real>*, 4> sums() { return {&sum_bias, &sum_decay, &sum_threshold, &sum_gain}; }
 };
 
 // Runs body(std::integral_constant<SurrogateKind, kind>), so that no loop has the branch inside.
@@ -171,6 +175,19 @@ LEAKYPAR_ALWAYS_INLINE inline const State<Scalar>* gradient_row(const ScanBackwa
   return h;
 }
 
+// Steps that are summed before their sum is added to the total, in float64: a running sum in float32 rounds at every step,
+// and over a long sequence that shows.
+constexpr std::int64_t summed_steps = 16;
+
+template <typename Scalar>
+void add_sums_to_totals(Span span, BackwardTile<Scalar>& tile) {
+  for (std::size_t i = 0; i < tile.sums().size(); ++i) {
+    Columns<State<Scalar>>& sum = *tile.sums()[i];
+    for (std::int64_t c = 0; c < span.width; ++c) tile.totals[i].values[c] += sum[c];
+    fill_zeros(span, sum);
+  }
+}
+
 // Carries the tile from the last row to before the first.
 template <typename Scalar, typename Projected>
 void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, BackwardTile<Scalar>& tile) {
@@ -185,6 +202,7 @@ void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, Backw
           recurrence_row<sums(), last()>(tile, span.width, h, args.grad_u + t * M + span.first);
         });
       });
+      if (t % summed_steps == 0) add_sums_to_totals(span, tile);
     }
   });
 }
@@ -203,11 +221,15 @@ void scan_tile(const ScanBackward<Scalar, Projected>& args, const RepeatedNeuron
   BackwardTile<Scalar> tile(args, neurons, span);
   backward_rows(args, span, tile);
   add_initial_to_sum_decay(args, span, tile);
+  add_sums_to_totals(span, tile);
+  const std::array<State<Scalar>*, 4> targets = {args.sum_bias, args.sum_decay, args.sum_threshold, args.sum_gain};
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    if (targets[i] == nullptr) continue;
+    for (std::int64_t c = 0; c < span.width; ++c) {
+      targets[i][span.first + c] += static_cast<State<Scalar>>(tile.totals[i].values[c]);
+    }
+  }
   store_state(tile.r, span, args.grad_initial_membrane);
-  store_state(tile.sum_bias, span, args.sum_bias);
-  store_state(tile.sum_decay, span, args.sum_decay);
-  store_state(tile.sum_threshold, span, args.sum_threshold);
-  store_state(tile.sum_gain, span, args.sum_gain);
 }
 
 // The steps [first, first + count) of a problem.

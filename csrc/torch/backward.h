@@ -149,9 +149,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     if (wants(outputs, 6)) grad_initial_membrane = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);
     WeightGradient<Device, Scalar, Projected> grad_weight(like, H, C, allow_tf32);
+    const std::int64_t tiles = Device::time_tiles(plan.backward, steps_at_once);
     const auto partial = [&](int result) -> MaybeTensor {
       if (!wants(outputs, result)) return std::nullopt;
-      return new_zeros(like, {Device::time_tiles(plan.backward, steps_at_once), N, H}, dtype_of<Real>);
+      return new_zeros(like, {chunks * tiles, N, H}, dtype_of<Real>);
     };
     const MaybeTensor sum_decay = partial(2), sum_bias = partial(3), sum_threshold = partial(4), sum_gain = partial(5);
 
@@ -162,10 +163,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     args.neurons = neurons_from(decay, std::nullopt, std::nullopt, threshold, gain, H, like);
     args.surrogate = {static_cast<SurrogateKind>(surrogate), p0, p1};
     args.grad_u = static_cast<Projected*>(grad_u.data_ptr());
-    args.sum_bias = pointer<Real>(sum_bias);
-    args.sum_decay = pointer<Real>(sum_decay);
-    args.sum_threshold = pointer<Real>(sum_threshold);
-    args.sum_gain = pointer<Real>(sum_gain);
     for (std::int64_t k = N * H > 0 ? chunks - 1 : -1; k >= 0; --k) {
       const std::int64_t t = k * longest;
       args.T = std::min(longest, T - t);
@@ -173,6 +170,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       args.grad_membrane = pointer<const Scalar>(from_membrane, t * N * H);
       args.dropout = dropout_from(seed, dropout, t * N * H, like);
       args.grad_initial_membrane = k > 0 ? pointer<Real>(carry) : pointer<Real>(grad_initial_membrane);
+      args.sum_bias = pointer<Real>(sum_bias, k * tiles * N * H);
+      args.sum_decay = pointer<Real>(sum_decay, k * tiles * N * H);
+      args.sum_threshold = pointer<Real>(sum_threshold, k * tiles * N * H);
+      args.sum_gain = pointer<Real>(sum_gain, k * tiles * N * H);
       source.chunk(args, k, t);
       Device::scan(args, plan.backward, like);
       args.grad_final_membrane = args.grad_initial_membrane;
