@@ -322,7 +322,7 @@ def scan(
 
 def keeps_a_graph() -> bool:
     """Whether a program of operators is being made of this call, which keeps no autograd.Function."""
-    return torch.compiler.is_exporting() or validation.is_tracing()
+    return validation.is_exporting() or validation.is_tracing()
 
 
 def is_plain() -> bool:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .validation import is_tracing
+from .validation import is_exporting, is_tracing
 
 __all__ = [
     "LSO",
@@ -383,7 +383,7 @@ class custom_surrogate(SurrogateGradient):
 
     @override
     def _recorded(self, v: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() and torch.is_grad_enabled() and v.requires_grad:
+        if is_exporting() and torch.is_grad_enabled() and v.requires_grad:
             raise RuntimeError(
                 "custom_surrogate: torch.export would lose its gradient: export under torch.no_grad(), or train with "
                 "a surrogate that has a derivative(v)"

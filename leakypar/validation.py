@@ -380,6 +380,12 @@ def _quoted(names: tuple[str, ...]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is at work. `torch.compiler.is_exporting` of torch 2.11 says so of torch.compile too."""
+    exporting: bool = torch.compiler._is_exporting_flag
+    return exporting
+
+
 def is_tracing() -> bool:
     """Whether torch.jit is tracing this call, as the older exporter of `torch.onnx` does."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
