@@ -48,6 +48,7 @@ def _work(rank: int, folder: Path) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)
     torch.save(step(net, x), folder / f"result{rank}.pt")
+    torch.distributed.barrier()  # a process that leaves first takes its connections with it
     torch.distributed.destroy_process_group()
 
 
