@@ -106,3 +106,8 @@ def _shard_backward(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
 if is_available("cpu"):
     register_sharding(torch.ops.leakypar.forward.default)(_shard_forward)  # type: ignore[no-untyped-call]
     register_sharding(torch.ops.leakypar.backward.default)(_shard_backward)  # type: ignore[no-untyped-call]
+if torch.__version__ < "2.13":  # whose rules lack the backward of reading a diagonal
+
+    @register_sharding(torch.ops.aten.diagonal_backward.default)  # type: ignore[no-untyped-call, untyped-decorator]
+    def _replicate_diagonal(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
+        return [([Replicate()], [Replicate(), *[None] * len(arguments[1:])])]
