@@ -22,7 +22,10 @@ if hypothesis is not None:
     # The same examples in every run: a failure that comes and goes is found by `make fuzz`, and by nobody else's tests.
     shared = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.function_scoped_fixture]}
     hypothesis.settings.register_profile("repeatable", max_examples=15, derandomize=True, **shared)
-    hypothesis.settings.register_profile("fuzz", max_examples=100, database=None, print_blob=True, **shared)
+    # Hypothesis repeats its examples wherever it sees a CI, unless it is told not to.
+    hypothesis.settings.register_profile(
+        "fuzz", derandomize=False, max_examples=100, database=None, print_blob=True, **shared
+    )
     hypothesis.settings.load_profile("repeatable")
 
 
