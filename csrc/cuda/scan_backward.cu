@@ -28,11 +28,11 @@
 #include "dropout.cuh"
 #include "launch.cuh"
 #include "look_back.cuh"
+#include "scan_launch.cuh"
 
 namespace leakypar::cuda {
 namespace {
 
-constexpr int sequential_threads = 128;
 constexpr int backward_depth = sequential_depth / 2;  // two or three arrays are read where the forward scan reads one
 
 // The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, and there is no dropout: the common
@@ -277,59 +277,38 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
   reduce_over_warps(args.sum_gain, channels.sum_gain, memory.runs, tiling, place);
 }
 
-template <typename Scalar, int Wide, typename Body>
-cudaError_t specialised(const ScanBackward<Scalar>& args, Body body) {
-  const bool plain = args.surrogate.kind == SurrogateKind::atan && args.dropout.seed == nullptr;
-  return dispatch_version<Scalar, Wide>(args.N * args.H, plain, body, args.grad_spikes, args.grad_membrane,
-                                        args.membrane, args.grad_u);
-}
+struct Backward {
+  template <typename Scalar>
+  using Args = ScanBackward<Scalar>;
+  template <typename Real>
+  using Map = Affine<Real>;
+  static constexpr TimeTiling tiling = backward_tiling;
 
-template <typename Scalar>
-cudaError_t launch_sequential(const ScanBackward<Scalar>& args, cudaStream_t stream) {
-  return specialised<Scalar, sequential_width<Scalar>>(args, [&](auto width, auto plain) {
-    constexpr int Width = decltype(width)::value;
-    const std::int64_t blocks = (args.N * args.H + sequential_threads * Width - 1) / (sequential_threads * Width);
-    return launch(scan_backward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads,
-                  BackwardRing<Scalar, Width>::bytes, stream, args, NeuronOf(args.H));
-  });
-}
+  template <typename Scalar, int Width, bool Plain>
+  static auto sequential() {
+    return &scan_backward_sequential<Scalar, Width, Plain>;
+  }
+  template <typename Scalar, int Width, bool Plain>
+  static auto look_back() {
+    return &scan_backward_look_back<Scalar, Width, Plain>;
+  }
+  template <typename Scalar, int Width>
+  static std::size_t ring_bytes() {
+    return BackwardRing<Scalar, Width>::bytes;
+  }
 
-template <typename Scalar>
-cudaError_t launch_look_back(const ScanBackward<Scalar>& args, void* workspace, cudaStream_t stream) {
-  using Map = Affine<State<Scalar>>;
-  return specialised<Scalar, look_back_width<Scalar>>(args, [&](auto width, auto plain) {
-    constexpr int Width = decltype(width)::value;
-    const Tiling tiling(backward_tiling, args.T, args.N * args.H, Width);
-    const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
-    if (error != cudaSuccess) return error;
-    return launch(scan_backward_look_back<Scalar, Width, decltype(plain)::value>,
-                  tiling.time_tiles * tiling.channel_tiles, tiling.warps * warp_lanes,
-                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, NeuronOf(args.H), tiling,
-                  LookBack<Map>::at(workspace, tiling));
-  });
-}
+  template <typename Scalar>
+  static bool plain(const ScanBackward<Scalar>& args) {
+    return args.surrogate.kind == SurrogateKind::atan && args.dropout.seed == nullptr;
+  }
+  template <typename Scalar, typename Body>
+  static cudaError_t pointers(const ScanBackward<Scalar>& args, Body body) {
+    return body(args.grad_spikes, args.grad_membrane, args.membrane, args.grad_u);
+  }
+};
 
 }  // namespace
 
-template <typename Scalar>
-std::int64_t scan_backward_workspace(const ScanBackward<Scalar>& args, Method method) {
-  if (method == Method::sequential) return 0;
-  return LookBack<Affine<State<Scalar>>>::bytes(Tiling(backward_tiling, args.T, args.N * args.H, 1));
-}
-
-template <typename Scalar>
-cudaError_t scan_backward(const ScanBackward<Scalar>& args, Method method, void* workspace, cudaStream_t stream) {
-  if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
-  return method == Method::sequential ? launch_sequential(args, stream) : launch_look_back(args, workspace, stream);
-}
-
-template std::int64_t scan_backward_workspace(const ScanBackward<float>&, Method);
-template std::int64_t scan_backward_workspace(const ScanBackward<double>&, Method);
-template std::int64_t scan_backward_workspace(const ScanBackward<float16>&, Method);
-template std::int64_t scan_backward_workspace(const ScanBackward<bfloat16>&, Method);
-template cudaError_t scan_backward(const ScanBackward<float>&, Method, void*, cudaStream_t);
-template cudaError_t scan_backward(const ScanBackward<double>&, Method, void*, cudaStream_t);
-template cudaError_t scan_backward(const ScanBackward<float16>&, Method, void*, cudaStream_t);
-template cudaError_t scan_backward(const ScanBackward<bfloat16>&, Method, void*, cudaStream_t);
+LEAKYPAR_LAUNCHERS(scan_backward, ScanBackward, Backward)
 
 }  // namespace leakypar::cuda

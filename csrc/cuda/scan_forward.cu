@@ -29,11 +29,10 @@
 #include "dropout.cuh"
 #include "launch.cuh"
 #include "look_back.cuh"
+#include "scan_launch.cuh"
 
 namespace leakypar::cuda {
 namespace {
-
-constexpr int sequential_threads = 128;
 
 // Plain: there is no dropout, and no code for it, which would cost registers where it is not run, too.
 template <typename Scalar, int Width, bool Plain>
@@ -176,60 +175,38 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
     store_state(args.outputs.final_membrane, place.column, h);
 }
 
-template <typename Scalar, int Wide, typename Body>
-cudaError_t specialised(const ScanForward<Scalar>& args, Body body) {
-  const bool plain = args.dropout.seed == nullptr;
-  return dispatch_version<Scalar, Wide>(args.N * args.H, plain, body, args.u, args.outputs.spikes,
-                                        args.outputs.membrane);
-}
+struct Forward {
+  template <typename Scalar>
+  using Args = ScanForward<Scalar>;
+  template <typename Real>
+  using Map = ClampAffine<Real>;
+  static constexpr TimeTiling tiling = forward_tiling;
 
-template <typename Scalar>
-cudaError_t launch_sequential(const ScanForward<Scalar>& args, cudaStream_t stream) {
-  return specialised<Scalar, sequential_width<Scalar>>(args, [&](auto width, auto plain) {
-    constexpr int Width = decltype(width)::value;
-    const std::int64_t blocks = (args.N * args.H + sequential_threads * Width - 1) / (sequential_threads * Width);
-    return launch(scan_forward_sequential<Scalar, Width, decltype(plain)::value>, blocks, sequential_threads,
-                  ForwardRing<Scalar, Width>::bytes, stream, args, NeuronOf(args.H));
-  });
-}
+  template <typename Scalar, int Width, bool Plain>
+  static auto sequential() {
+    return &scan_forward_sequential<Scalar, Width, Plain>;
+  }
+  template <typename Scalar, int Width, bool Plain>
+  static auto look_back() {
+    return &scan_forward_look_back<Scalar, Width, Plain>;
+  }
+  template <typename Scalar, int Width>
+  static std::size_t ring_bytes() {
+    return ForwardRing<Scalar, Width>::bytes;
+  }
 
-template <typename Scalar>
-cudaError_t launch_look_back(const ScanForward<Scalar>& args, void* workspace, cudaStream_t stream) {
-  using Map = ClampAffine<State<Scalar>>;
-  return specialised<Scalar, look_back_width<Scalar>>(args, [&](auto width, auto plain) {
-    constexpr int Width = decltype(width)::value;
-    const Tiling tiling(forward_tiling, args.T, args.N * args.H, Width);
-    const cudaError_t error = LookBack<Map>::clear(workspace, tiling, stream);
-    if (error != cudaSuccess) return error;
-    return launch(scan_forward_look_back<Scalar, Width, decltype(plain)::value>,
-                  tiling.time_tiles * tiling.channel_tiles, tiling.warps * warp_lanes,
-                  BlockMemory<Map, Width>::bytes(tiling.warps), stream, args, NeuronOf(args.H), tiling,
-                  LookBack<Map>::at(workspace, tiling));
-  });
-}
+  template <typename Scalar>
+  static bool plain(const ScanForward<Scalar>& args) {
+    return args.dropout.seed == nullptr;
+  }
+  template <typename Scalar, typename Body>
+  static cudaError_t pointers(const ScanForward<Scalar>& args, Body body) {
+    return body(args.u, args.outputs.spikes, args.outputs.membrane);
+  }
+};
 
 }  // namespace
 
-template <typename Scalar>
-std::int64_t scan_forward_workspace(const ScanForward<Scalar>& args, Method method) {
-  if (method == Method::sequential) return 0;
-  // One column a lane makes the most tiles, so what that needs serves any width.
-  return LookBack<ClampAffine<State<Scalar>>>::bytes(Tiling(forward_tiling, args.T, args.N * args.H, 1));
-}
-
-template <typename Scalar>
-cudaError_t scan_forward(const ScanForward<Scalar>& args, Method method, void* workspace, cudaStream_t stream) {
-  if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
-  return method == Method::sequential ? launch_sequential(args, stream) : launch_look_back(args, workspace, stream);
-}
-
-template std::int64_t scan_forward_workspace(const ScanForward<float>&, Method);
-template std::int64_t scan_forward_workspace(const ScanForward<double>&, Method);
-template std::int64_t scan_forward_workspace(const ScanForward<float16>&, Method);
-template std::int64_t scan_forward_workspace(const ScanForward<bfloat16>&, Method);
-template cudaError_t scan_forward(const ScanForward<float>&, Method, void*, cudaStream_t);
-template cudaError_t scan_forward(const ScanForward<double>&, Method, void*, cudaStream_t);
-template cudaError_t scan_forward(const ScanForward<float16>&, Method, void*, cudaStream_t);
-template cudaError_t scan_forward(const ScanForward<bfloat16>&, Method, void*, cudaStream_t);
+LEAKYPAR_LAUNCHERS(scan_forward, ScanForward, Forward)
 
 }  // namespace leakypar::cuda
