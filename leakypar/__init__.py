@@ -8,13 +8,16 @@ from . import flops as flops  # it registers the formulas
 from . import reference, surrogate
 from .build_info import build_info
 from .functional import leaky_parallel
-from .launch_plan import Plan, Tiles, plan
+from .launch_plan import DeviceFacts, Method, Plan, Scan, Tiles, plan
 from .module import LeakyParallel
 from .version import __version__
 
 __all__ = [
+    "DeviceFacts",
     "LeakyParallel",
+    "Method",
     "Plan",
+    "Scan",
     "Tiles",
     "__version__",
     "build_info",
