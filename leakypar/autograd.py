@@ -174,7 +174,7 @@ class _Scan(torch.autograd.Function):
         B, N = info.batch_size, size_of(named["x"], dims["x"], 1)
         named["x"] = folded(named["x"], dims["x"], 1, B)
         named["initial_membrane"] = folded(named["initial_membrane"], dims["initial_membrane"], 0, B)
-        return unfolded(_Scan.apply(*named.values()), (1, 1, None, 0), B, N)
+        return unfolded(_Scan.apply(*named.values()), (1, 1, None, 0), B, N)  # type: ignore[no-untyped-call]
 
 
 class _ScanOfACall(torch.autograd.Function):
@@ -269,7 +269,7 @@ class _Gradients(torch.autograd.Function):
             at if named["outputs"] & grad else None
             for grad, at in ((_GRAD["x"], 1), *[(0, None)] * 5, (_GRAD["initial_membrane"], 0))
         )
-        return unfolded(_Gradients.apply(*named.values()), batch, B, N)
+        return unfolded(_Gradients.apply(*named.values()), batch, B, N)  # type: ignore[no-untyped-call]
 
 
 if ops.is_available("cpu"):

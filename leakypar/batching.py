@@ -21,7 +21,7 @@ def one_by_one(
     """The rule of `vmap` that holds whatever is mapped over: a call for each element, and the results stacked."""
     mapped = mapped_inputs(range(len(inputs)), in_dims, inputs)
     parts = [value.unbind(in_dims[i]) if i in mapped else [value] * info.batch_size for i, value in enumerate(inputs)]
-    results = [function.apply(*part) for part in zip(*parts, strict=True)]
+    results = [function.apply(*part) for part in zip(*parts, strict=True)]  # type: ignore[no-untyped-call]
     stacked = tuple(torch.stack(each) for each in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
 
