@@ -158,8 +158,8 @@ simulate: ## Run the kernels' decoded loops on a model of a multiprocessor: cloc
 .PHONY: asan
 asan: $(call needs,test) ## Run the emulated CUDA kernels under AddressSanitizer and UBSan
 	$(python) -m tests.emulation.build --sanitize address,undefined -- $(bin)/pytest $(TESTS) -k emulat $(PYTEST_ARGS)
-	$(python) -m tests.emulation.build --sanitize address,undefined -- \
-	  $(python) -m tests.fuzz_operators --emulated --seconds 120
+	for seed in 1 2 3 4; do $(python) -m tests.emulation.build --sanitize address,undefined -- \
+	  $(python) -m tests.fuzz_operators --emulated --seed $$seed; done
 
 .PHONY: clean
 clean: ## Remove what was built (not the environment)

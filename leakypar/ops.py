@@ -269,7 +269,8 @@ def register_shapes(namespace: str) -> None:
         gemm_chunk: int | None,
     ) -> tuple[Tensor, ...]:
         like = x if membrane is None else membrane
-        assert like is not None  # one of the two is always given
+        if like is None:
+            raise RuntimeError("leakypar: expected either the membrane or the checkpoints, and x with these")
         T, N = like.shape[:2]
         H = weight.shape[0] if membrane is None and weight is not None else like.shape[2]
         C = x.shape[2] if x is not None else weight.shape[1] if weight is not None else 0
