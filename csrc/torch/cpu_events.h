@@ -52,8 +52,8 @@ class CpuEvents {
   }
 
  private:
-  // The shares of ones up to which events take less time than a dense product, as docs/events.md measures them; and the
-  // rows, features and neurons from which they do.
+  // The shares of ones up to which events are taken, below where they cost what a dense product does (docs/events.md); and
+  // the rows, features and neurons from which they are.
   static constexpr double most_ones_forward = 0.4, most_ones_backward = 0.3;
   static constexpr std::int64_t least_rows = 256, least_features = 32, least_neurons = 32;
 
