@@ -38,7 +38,7 @@ def run(name: str, folder: Path, *options: str) -> str:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_results_do_not_depend_on_threads_or_vectors(name: str, tmp_path: Path) -> None:
     """The program compares the bits of threads; its checksums are compared for every width of vectors here."""
-    checksums = {width: run(name, tmp_path, "-O3", f"-DLEAKYPAR_WIDEST_VECTORS={width}") for width in (16, 32, 64)}
+    checksums = {width: run(name, tmp_path, "-O1", f"-DLEAKYPAR_WIDEST_VECTORS={width}") for width in (16, 32, 64)}
     assert len(set(checksums.values())) == 1, checksums
 
 

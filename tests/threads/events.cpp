@@ -66,7 +66,7 @@ void compare_products(const char* dtype, const Sizes& sizes, double value) {
     }
     for (std::int64_t h = 0; h < H; ++h) expected_u[r * H + h] = to_element<Scalar>(static_cast<Real>(value) * sums[h]);
   }
-  for (const int count : {1, 2, 3, 8}) {
+  for (const int count : thread_counts) {
     const cpu::Threads threads = on_threads(count);
     cpu::EventRows events;
     expect(cpu::pack_events(events, x.data(), rows, C, C, threads), "events are not found", dtype, sizes);

@@ -95,7 +95,7 @@ int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t 
     add_to_checksum(*sums);
   }
   int found = 0;
-  for (const int threads : {2, 3, 8}) {
+  for (const int threads : thread_counts) {
     const auto many = run<Scalar, Projected>(T, N, H, threads, 0.0, drops);
     const auto compare = [&](const char* name, bool same) {
       if (same) return;

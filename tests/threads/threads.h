@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -9,6 +10,13 @@
 #include <vector>
 
 #include "kernels.h"
+
+// A race shows on any number of threads, and a sanitizer is slow.
+#ifdef __SANITIZE_THREAD__
+inline constexpr std::array thread_counts = {3};
+#else
+inline constexpr std::array thread_counts = {1, 2, 3, 8};
+#endif
 
 // Contiguous shares of at least `grain`, as torch hands them out.
 inline leakypar::cpu::Threads on_threads(int threads) {
