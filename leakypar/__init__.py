@@ -5,7 +5,7 @@ fused kernels where they were built (`build_info()` tells), and the layer runs t
 """
 
 from . import flops as flops  # it registers the formulas
-from . import reference, surrogate
+from . import parametrizations, reference, surrogate
 from .build_info import build_info
 from .functional import leaky_parallel
 from .launch_plan import DeviceFacts, Method, Plan, Scan, Tiles, plan
@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "build_info",
     "leaky_parallel",
+    "parametrizations",
     "plan",
     "reference",
     "surrogate",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from . import functional, launch_plan, onnx, ops, rnn, surrogate, validation
 from .build_info import warn_of_a_lesser_build
@@ -37,7 +38,7 @@ class LeakyParallel(nn.Module):
     `state_dict` are those of `snntorch.LeakyParallel` 1.0.0, whose code is the source of these formulas.
 
     Only the diagonal of `rnn.weight_hh_l0` is ever read, so only the diagonal has a gradient: after a deepcopy, a load
-    or a pickle as well. `weight_hh_enable=True` reads all of it.
+    or a pickle as well. `weight_hh_enable=True` reads all of it. `compact_decay=True` has the diagonal alone.
 
     Args:
         input_size: `C`.
@@ -54,7 +55,7 @@ class LeakyParallel(nn.Module):
         spike_grad: surrogate gradient of the spikes: an object of `leakypar.surrogate`, which runs in the kernels, or
             any callable from membrane - threshold to spikes. None is `leakypar.surrogate.atan()`.
         surrogate_disable: let no gradient pass through the spikes to the membrane, whatever `spike_grad` is.
-        learn_beta: whether `rnn.weight_hh_l0` requires a gradient.
+        learn_beta: whether the decay, in `rnn.weight_hh_l0`, requires a gradient.
         learn_threshold: whether the threshold is a parameter, rather than a buffer.
         graded_spikes_factor: the gain, which is the value of a spike. One number or `H`.
         learn_graded_spikes_factor: whether the gain is a parameter, rather than a buffer.
@@ -74,9 +75,13 @@ class LeakyParallel(nn.Module):
         recompute: let training keep a sixteenth of the membrane's memory at most, and rebuild the membrane in the
             backward, for one more product of input and weights. Only the fused kernels can, and the spike must run in
             them.
+        compact_decay: hold the decay as `rnn.decay_l0` `[H]`, rather than as the diagonal of `rnn.weight_hh_l0`
+            `[H, H]`. Loading takes a diagonal matrix too, and `snntorch_state_dict` gives it. The values for a seed are
+            the same.
 
     Attributes:
-        rnn: holds `weight_ih_l0` `[H, C]`, `weight_hh_l0` `[H, H]`, `bias_ih_l0` and `bias_hh_l0` `[H]` or None.
+        rnn: holds `weight_ih_l0` `[H, C]`, `weight_hh_l0` `[H, H]` or `decay_l0` `[H]`, `bias_ih_l0` and `bias_hh_l0`
+            `[H]` or None.
         beta: buffer with the initial decay, `[1]` or `[H]`, or None. It is not used after construction.
         threshold: parameter or buffer, `[]`, `[1]` or `[H]`, as it was given.
         graded_spikes_factor: parameter or buffer, `[]`, `[1]` or `[H]`, as it was given.
@@ -85,7 +90,8 @@ class LeakyParallel(nn.Module):
     Raises:
         TypeError: an argument is not of a type above.
         ValueError: an argument is out of range, NaN or of the wrong length; or contradicts another: `backend="fused"`
-            has no dense recurrent matrix, `backend="rnn"` no plan and no recomputation.
+            has no dense recurrent matrix, `backend="rnn"` no plan and no recomputation, `weight_hh_enable=True` no
+            compact decay.
 
     Examples:
         >>> layer = LeakyParallel(input_size=784, hidden_size=128, beta=0.5)
@@ -119,10 +125,12 @@ class LeakyParallel(nn.Module):
         backend: str = "auto",
         plan: launch_plan.Plan | launch_plan.Method | None = None,
         recompute: bool = False,
+        compact_decay: bool = False,
     ) -> None:
         super().__init__()
         self.input_size = validation.check_size("input_size", input_size)
         self.hidden_size = validation.check_size("hidden_size", hidden_size)
+        self.__dict__["compact_decay"] = validation.check_flag("compact_decay", compact_decay)
         self.dropout = dropout
         self.spike_grad = spike_grad  # type: ignore[assignment]  # None becomes the default, in __setattr__
         self.surrogate_disable = surrogate_disable
@@ -139,8 +147,8 @@ class LeakyParallel(nn.Module):
         validation.check_dtype(dtype)
         _environment()
 
-        self.rnn = RecurrentParameters(self.input_size, self.hidden_size, bias, device, dtype)
-        weight = self.rnn.weight_hh_l0
+        self.rnn = RecurrentParameters(self.input_size, self.hidden_size, bias, device, dtype, self.compact_decay)
+        weight = getattr(self.rnn, self.rnn.names[1])
         weight.requires_grad_(learn_beta)
 
         given = {"beta": beta, "threshold": threshold, "graded_spikes_factor": graded_spikes_factor}
@@ -194,11 +202,34 @@ class LeakyParallel(nn.Module):
         """The decay, the threshold and the gain as they were given."""
         for name, values in self._given.items():
             getattr(self, name).copy_(values.clamp(0, 1).reshape(-1) if name == "beta" else values)
-        weight = self.rnn.weight_hh_l0
-        if self.beta is not None:
-            weight.copy_(self.beta.unsqueeze(1).expand_as(weight))
-        if not self.weight_hh_enable:
-            weight.copy_(torch.diag_embed(weight.diagonal()))
+        if self.weight_hh_enable:
+            if self.beta is not None:
+                weight = self.rnn.weight_hh_l0
+                weight.copy_(self.beta.unsqueeze(1).expand_as(weight))
+        elif self.beta is not None:
+            self.rnn.set_decay(self.beta.expand(self.hidden_size))
+        elif not self.compact_decay:
+            self.rnn.set_decay(self.rnn.decay())
+
+    @property
+    def compact_decay(self) -> bool:
+        """Whether the decay is held as `rnn.decay_l0` `[H]`; chosen at construction."""
+        chosen: bool = self.__dict__["compact_decay"]
+        return chosen
+
+    def snntorch_state_dict(self) -> dict[str, Tensor]:
+        """The `state_dict` of the `snntorch.LeakyParallel` that has these values; parametrised ones as they act."""
+        weight, recurrent, bias_ih, bias_hh = self.rnn()
+        values = {
+            "beta": self.beta,
+            "threshold": self.threshold,
+            "graded_spikes_factor": self.graded_spikes_factor,
+            "rnn.weight_ih_l0": weight,
+            "rnn.weight_hh_l0": torch.diag_embed(recurrent) if self.compact_decay else recurrent,
+            "rnn.bias_ih_l0": bias_ih,
+            "rnn.bias_hh_l0": bias_hh,
+        }
+        return {name: value.detach() for name, value in values.items() if value is not None}
 
     def forward(
         self,
@@ -245,7 +276,7 @@ class LeakyParallel(nn.Module):
             "return_state": return_state,
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
-        decay = recurrent if dense else recurrent.diagonal()
+        decay = recurrent if dense or recurrent.dim() == 1 else recurrent.diagonal()
         if onnx.in_export():  # ONNX has nn.RNN
             decay = recurrent if dense else onnx.diagonal_matrix(recurrent)
         elif _runs_fused(self.backend, weight.device.type, dense):
@@ -271,12 +302,13 @@ class LeakyParallel(nn.Module):
             "dropout": (self.dropout, 0.0),
             "spike_grad": (self.spike_grad, surrogate.resolve(None)),
             "surrogate_disable": (self.surrogate_disable, False),
-            "learn_beta": (weights.weight_hh_l0.requires_grad, False),
+            "learn_beta": (getattr(weights, weights.names[1]).requires_grad, False),
             "graded_spikes_factor": (_shown(self.graded_spikes_factor), "1"),
             "weight_hh_enable": (self.weight_hh_enable, False),
             "backend": (self.backend, "auto"),
             "plan": (self.plan, None),
             "recompute": (self.recompute, False),
+            "compact_decay": (self.compact_decay, False),
         }
         shown = [f"{name}={value}" for name, (value, default) in settings.items() if value != default]
         return ", ".join([str(self.input_size), str(self.hidden_size), *shown])
@@ -294,16 +326,20 @@ class RecurrentParameters(nn.Module):
         bias: whether there are biases; without, both are None.
         device: of every parameter.
         dtype: of every parameter.
+        compact: whether to hold the diagonal of the recurrent matrix alone.
 
     Attributes:
+        names: of the parameters, in the order in which a call returns them.
         weight_ih_l0: `[H, C]`.
-        weight_hh_l0: `[H, H]`.
+        weight_hh_l0: `[H, H]`, unless compact.
+        decay_l0: `[H]`, if compact: the diagonal of what `weight_hh_l0` would be.
         bias_ih_l0: `[H]`, or None.
         bias_hh_l0: `[H]`, or None.
     """
 
     weight_ih_l0: nn.Parameter
     weight_hh_l0: nn.Parameter
+    decay_l0: nn.Parameter
     bias_ih_l0: nn.Parameter | None
     bias_hh_l0: nn.Parameter | None
 
@@ -314,30 +350,78 @@ class RecurrentParameters(nn.Module):
         bias: bool,
         device: torch.device | str | int | None,
         dtype: torch.dtype | None,
+        compact: bool = False,
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
+        self.compact = compact
+        self.names = ("weight_ih_l0", "decay_l0" if compact else "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         drawn = nn.RNN(input_size, hidden_size, nonlinearity="relu", bias=bias, device=device, dtype=dtype)
-        for name in _NAMES:
-            self.register_parameter(name, getattr(drawn, name, None))
+        parameters = dict(drawn.named_parameters())
+        if compact:
+            parameters["decay_l0"] = nn.Parameter(parameters["weight_hh_l0"].detach().diagonal().clone())
+        for name in self.names:
+            self.register_parameter(name, parameters.get(name))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The weights `[H, C]` and `[H, H]`, and the biases `[H]` or None."""
+        """The weights `[H, C]`, the recurrent ones `[H, H]` or `[H]`, and the biases `[H]` or None."""
         parameters = self._parameters
         try:
-            found = tuple([parameters[name] for name in _NAMES])
+            found = tuple([parameters[name] for name in self.names])
         except KeyError:  # pruned, normalised or parametrised: an attribute or a property stands in for a parameter
-            found = tuple([getattr(self, name) for name in _NAMES])
+            found = tuple([getattr(self, name) for name in self.names])
         return found  # type: ignore[return-value]
+
+    def decay(self) -> Tensor:
+        """The decay of each neuron, `[H]`: the diagonal of the recurrent matrix, where there is one."""
+        recurrent: Tensor = self()[1]
+        return recurrent if self.compact else recurrent.diagonal()
+
+    @torch.no_grad()
+    def set_decay(self, values: Tensor) -> None:
+        """Makes `values` `[H]` the decays: of a matrix the diagonal, of a parametrised decay what its inverse gives."""
+        name = self.names[1]
+        held = getattr(self, name)
+        values = values if self.compact else torch.diag_embed(values)
+        if parametrize.is_parametrized(self, name):
+            setattr(self, name, values.to(held))
+        else:
+            held.copy_(values)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws every parameter from the interval of `nn.RNN`, in its order."""
         bound = self.hidden_size**-0.5
         for parameter in self.parameters():
-            parameter.uniform_(-bound, bound)
+            if parameter is self._parameters.get("decay_l0"):  # drawn as the matrix is, for the same numbers
+                drawn = parameter.new_empty(self.hidden_size, self.hidden_size).uniform_(-bound, bound)
+                parameter.copy_(drawn.diagonal())
+            else:
+                parameter.uniform_(-bound, bound)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Loads, and takes the recurrent matrix of a layer that is not compact, or of snntorch's, for a decay."""
+        key = f"{prefix}weight_hh_l0"
+        if self.compact and key in state_dict:
+            matrix = state_dict.pop(key)
+            H = self.hidden_size
+            if matrix.shape != (H, H):
+                error_msgs.append(f"{key} must have shape [H, H] = [{H}, {H}], got {list(matrix.shape)}")
+            elif not matrix.is_meta and (off := int(matrix.count_nonzero() - matrix.diagonal().count_nonzero())):
+                error_msgs.append(
+                    f"{key} must be diagonal for a layer with compact_decay=True, got {off} values off the diagonal "
+                    "that are not zero: a layer with weight_hh_enable=True takes them"
+                )
+            else:
+                state_dict[f"{prefix}decay_l0"] = matrix.diagonal().clone()
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def flatten_parameters(self) -> None:
         """Does nothing, for programs that call it on an `nn.RNN`: there is no cuDNN buffer to be laid out."""
@@ -346,9 +430,6 @@ class RecurrentParameters(nn.Module):
     def all_weights(self) -> list[list[Tensor]]:
         """The weights and the biases there are, as `nn.RNN` lists those of its one layer."""
         return [[value for value in self() if value is not None]]
-
-
-_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 def _shown(values: Tensor) -> str:
@@ -383,6 +464,10 @@ def _check_together(settings: dict[str, Any]) -> None:
         raise ValueError(
             'backend must be "auto" or "rnn" with weight_hh_enable=True, got "fused": '
             "a dense recurrent matrix has no parallel scan"
+        )
+    if dense and settings.get("compact_decay"):
+        raise ValueError(
+            "compact_decay must be False with weight_hh_enable=True, got True: a dense recurrent matrix has no [H]"
         )
     if backend == "rnn" or dense:
         given = 'backend="rnn"' if backend == "rnn" else "weight_hh_enable=True"

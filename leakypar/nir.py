@@ -47,9 +47,9 @@ def to_nir(network: nn.Module, *, dt: float = 1e-4) -> Any:
             raise TypeError(f"network must be made of LeakyParallel layers, got {type(layer).__name__} at {i}")
         if layer.weight_hh_enable:
             raise ValueError(f"network: layer {i} has weight_hh_enable=True, and NIR's LI has no recurrent weights")
-        weight, recurrent, bias_ih, bias_hh = (_numpy(each) for each in layer.rnn())
+        weight, _, bias_ih, bias_hh = (_numpy(each) for each in layer.rnn())
         H = len(weight)
-        decay = recurrent.diagonal()
+        decay = _numpy(layer.rnn.decay())
         if (decay >= 1).any():
             raise ValueError(f"network: every decay must be below 1 for NIR, got {decay.max()} in layer {i}")
         bias = None if bias_ih is None else bias_ih + bias_hh
@@ -122,7 +122,7 @@ def _layer(projection: Any, membrane: Any, threshold: Tensor, gain: Any, options
     scale = step * torch.as_tensor(membrane.r)  # what a unit of input adds to the membrane
     with torch.no_grad():
         layer.rnn.weight_ih_l0.copy_(scale.unsqueeze(1) * weight)
-        layer.rnn.weight_hh_l0.copy_(torch.diag_embed(1 - step))
+        layer.rnn.set_decay(1 - step)
         if layer.rnn.bias_ih_l0 is not None and layer.rnn.bias_hh_l0 is not None:
             layer.rnn.bias_ih_l0.copy_(scale * torch.as_tensor(bias))
             layer.rnn.bias_hh_l0.zero_()

@@ -48,8 +48,8 @@ class ShardNeurons(ParallelStyle):
 def _shard(name: str, module: nn.Module, mesh: DeviceMesh) -> None:
     # The recurrent matrix is read through its diagonal, which is replicated with it.
     if isinstance(module, RecurrentParameters):
-        for key in ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0"):
-            value = module._parameters[key]
+        for key in ("weight_ih_l0", "decay_l0", "bias_ih_l0", "bias_hh_l0"):
+            value = module._parameters.get(key)
             if value is not None:
                 sharded = distribute_tensor(value.detach(), mesh, [Shard(0)])
                 module.register_parameter(key, nn.Parameter(sharded, value.requires_grad))

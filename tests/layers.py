@@ -20,7 +20,7 @@ def parameters(layer: LeakyParallel) -> tuple[Tensor | None, ...]:
     weights = layer.rnn
     return (
         weights.weight_ih_l0,
-        weights.weight_hh_l0 if layer.weight_hh_enable else weights.weight_hh_l0.diagonal(),
+        weights.weight_hh_l0 if layer.weight_hh_enable else weights.decay(),
         weights.bias_ih_l0,
         weights.bias_hh_l0,
         layer.threshold,

@@ -73,7 +73,12 @@ def test_arguments_are_those_of_snntorch_then_our_own() -> None:
     ours = list(inspect.signature(LeakyParallel).parameters.values())
     assert [(p.name, p.default, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.default, p.kind) for p in theirs]
     own = ours[len(theirs) :]
-    assert [(p.name, p.default) for p in own] == [("backend", "auto"), ("plan", None), ("recompute", False)]
+    assert [(p.name, p.default) for p in own] == [
+        ("backend", "auto"),
+        ("plan", None),
+        ("recompute", False),
+        ("compact_decay", False),
+    ]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in own)
 
 

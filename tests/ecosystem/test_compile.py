@@ -96,7 +96,9 @@ class Started(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"bias": False}, {"weight_hh_enable": True}], ids=["plain", "no bias", "dense"]
+    "options",
+    [{}, {"bias": False}, {"compact_decay": True}, {"weight_hh_enable": True}],
+    ids=["plain", "no bias", "compact", "dense"],
 )
 def test_every_form_of_the_rnn_path(options: dict[str, Any]) -> None:
     layer = LeakyParallel(C, H, beta=0.05, threshold=0.3, backend="rnn", **LEARNED, **options)

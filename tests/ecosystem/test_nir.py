@@ -45,13 +45,13 @@ def euler(graph: Any, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return x
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_round_trip_through_a_file_is_the_network(bias: bool, tmp_path: Path) -> None:
-    net = network(bias=bias)
+@pytest.mark.parametrize(("bias", "compact"), [(True, False), (False, True)])
+def test_a_round_trip_through_a_file_is_the_network(bias: bool, compact: bool, tmp_path: Path) -> None:
+    net = network(bias=bias, compact_decay=compact)
     with says:
         graph = to_nir(net)
     nir.write(tmp_path / "network.nir", graph)
-    again = from_nir(nir.read(tmp_path / "network.nir"))
+    again = from_nir(nir.read(tmp_path / "network.nir"), compact_decay=compact)
     x = torch.randn(9, 2, C, dtype=torch.float64)
     for ours, theirs in zip(again, net, strict=True):
         assert (ours.rnn.bias_ih_l0 is not None) == bias

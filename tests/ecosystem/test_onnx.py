@@ -99,7 +99,7 @@ def test_a_network_with_its_state(backend: str, exporter: Any) -> None:
     assert_equal_in_onnxruntime(model, net)
 
 
-@pytest.mark.parametrize("options", [{"surrogate_disable": True}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("options", [{"surrogate_disable": True}, {"bias": False, "compact_decay": True}], ids=str)
 @pytest.mark.parametrize("exporter", [legacy, dynamo, of_a_program])
 @each_backend
 def test_forms(backend: str, exporter: Any, options: dict[str, Any]) -> None:

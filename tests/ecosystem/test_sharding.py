@@ -26,6 +26,8 @@ def test_sharded_neurons_train_as_one_process(tmp_path: Path) -> None:
             5,  # which two processes do not share evenly
             beta=0.8,
             bias=False,
+            learn_beta=True,
+            compact_decay=True,
             threshold=torch.linspace(0.1, 0.2, 5),
             learn_threshold=True,
             learn_graded_spikes_factor=True,
@@ -46,7 +48,9 @@ def test_fsdp_of_each_layer_trains_as_one_process(tmp_path: Path) -> None:
     backend = "fused" if ops.is_available("cpu") else "rnn"
     net = nn.Sequential(
         LeakyParallel(6, 8, beta=0.8, threshold=torch.full((8,), 0.1), learn_beta=True, backend=backend),
-        LeakyParallel(8, 4, beta=0.8, threshold=torch.full((4,), 0.1), learn_threshold=True, backend="rnn"),
+        LeakyParallel(
+            8, 4, beta=0.8, threshold=torch.full((4,), 0.1), learn_beta=True, compact_decay=True, backend="rnn"
+        ),
     ).double()
     x = torch.randn(7, 4, 6, dtype=torch.float64)
     expected = step(copy.deepcopy(net), x)
