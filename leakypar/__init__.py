@@ -5,15 +5,18 @@ fused kernels where they were built (`build_info()` tells), and the layer runs t
 """
 
 from . import flops as flops  # it registers the formulas
-from . import parametrizations, reference, surrogate
+from . import init, parametrizations, reference, surrogate
 from .build_info import build_info
 from .functional import leaky_parallel
 from .launch_plan import DeviceFacts, Method, Plan, Scan, Tiles, plan
 from .module import LeakyParallel
+from .rates import FiringRates, LayerRates, firing_rates
 from .version import __version__
 
 __all__ = [
     "DeviceFacts",
+    "FiringRates",
+    "LayerRates",
     "LeakyParallel",
     "Method",
     "Plan",
@@ -21,6 +24,8 @@ __all__ = [
     "Tiles",
     "__version__",
     "build_info",
+    "firing_rates",
+    "init",
     "leaky_parallel",
     "parametrizations",
     "plan",

@@ -40,6 +40,10 @@ class LeakyParallel(nn.Module):
     Only the diagonal of `rnn.weight_hh_l0` is ever read, so only the diagonal has a gradient: after a deepcopy, a load
     or a pickle as well. `weight_hh_enable=True` reads all of it. `compact_decay=True` has the diagonal alone.
 
+    Warning: `beta=None`, the default that snntorch has too, draws small decays of either sign, and weights from the
+    same small interval: at a threshold of 1 such neurons often never fire, and what never fires learns slowly or not at
+    all. Give a `beta`, such as 0.9, and scale the weights with `leakypar.init.firing_rate_`.
+
     Args:
         input_size: `C`.
         hidden_size: `H`.
