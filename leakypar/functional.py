@@ -123,14 +123,13 @@ def run(
         x = x.unsqueeze(1)
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
 
-    kernel: Kernel | None = None
-    if isinstance(spike_grad, surrogate.SurrogateGradient) and spike_grad.kind is not None:
-        kernel = (spike_grad.kind, *spike_grad.parameters)
+    kernel: Kernel | None = surrogate.kernel_of(spike_grad)
     in_kernel = kernel is not None
     if recompute and not in_kernel:
         raise ValueError(
-            "recompute must be False where the spike runs in PyTorch, which keeps the membrane: "
-            f"got recompute=True with spike_grad={spike_grad!r}"
+            "recompute must be False where the spike runs in PyTorch, which keeps the membrane: got recompute=True "
+            f"with spike_grad={spike_grad!r}. The kernels have the surrogates of leakypar.surrogate, but for SSO and "
+            "custom_surrogate, and those of snntorch.surrogate that are equal to one of them with plain numbers"
         )
     taken = ops.SPIKES if in_kernel else ops.MEMBRANE
     if return_membrane:

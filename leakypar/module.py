@@ -304,7 +304,12 @@ class LeakyParallel(nn.Module):
             "bias": (weights.bias_ih_l0 is not None, True),
             "threshold": (_shown(self.threshold), "1"),
             "dropout": (self.dropout, 0.0),
-            "spike_grad": (self.spike_grad, surrogate.resolve(None)),
+            "spike_grad": (
+                self.spike_grad
+                if surrogate.kernel_of(self.spike_grad)
+                else f"{self.spike_grad} (runs in PyTorch: no kernel has it)",
+                surrogate.resolve(None),
+            ),
             "surrogate_disable": (self.surrogate_disable, False),
             "learn_beta": (getattr(weights, weights.names[1]).requires_grad, False),
             "graded_spikes_factor": (_shown(self.graded_spikes_factor), "1"),

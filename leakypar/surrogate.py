@@ -13,12 +13,10 @@ dtype. The ones with a `kind` are known to the kernels too, by that number: see 
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Real
-from types import FunctionType
 from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
@@ -405,28 +403,13 @@ class custom_surrogate(SurrogateGradient):
 
 _DEFAULT = atan()
 
-_SNNTORCH_CLOSURES: dict[str, type[SurrogateGradient]] = {
-    f"{surrogate.__name__}.<locals>.inner": surrogate
-    for surrogate in (
-        atan,
-        fast_sigmoid,
-        sigmoid,
-        straight_through_estimator,
-        triangular,
-        heaviside,
-        spike_rate_escape,
-        SSO,
-        SFS,
-    )
-}
-
 
 def resolve(spike_grad: SpikeGrad | None) -> SpikeGrad:
     """The callable that a `spike_grad` argument stands for, as one the kernels know where there is one.
 
-    A closure made by `snntorch.surrogate` becomes the equal object of this module, so that a model whose layers were
-    replaced, and whose surrogates were not, still runs in the kernels. Where there is no equal (`LSO`, which raises
-    there; parameters that are tensors, or that this module refuses), the closure runs as it is.
+    What `snntorch.surrogate` made, a closure or an object, becomes the equal object of this module, so that a model
+    whose layers were replaced, and whose surrogates were not, still runs in the kernels. Where there is no equal
+    (`LSO`, which raises there; parameters that are tensors, or that this module refuses), it runs as it is, in PyTorch.
 
     Args:
         spike_grad: None for `atan()`, an object of this module, or any callable from `v = membrane - threshold` to
@@ -447,24 +430,34 @@ def resolve(spike_grad: SpikeGrad | None) -> SpikeGrad:
         raise TypeError(f"spike_grad must be a surrogate gradient, got the class {name}: call it, as in {name}()")
     if not callable(spike_grad):
         raise TypeError(f"spike_grad must be None or a callable, got {type(spike_grad).__name__}")
-    if isinstance(spike_grad, FunctionType) and spike_grad.__module__ == "snntorch.surrogate":
-        return _from_snntorch(spike_grad) or spike_grad
-    return cast(SpikeGrad, spike_grad)
+    from .snntorch_surrogates import recognised  # which imports this module
+
+    given = cast(SpikeGrad, spike_grad)
+    return recognised(given) or given
 
 
-def _from_snntorch(closure: FunctionType) -> SurrogateGradient | None:
-    parameters = inspect.getclosurevars(closure).nonlocals
-    if closure.__qualname__ == "custom_surrogate.<locals>.inner":
-        return custom_surrogate(parameters["func"])
-    surrogate = _SNNTORCH_CLOSURES.get(closure.__qualname__)
-    if surrogate is None:
-        return None
-    try:
-        return surrogate(**parameters)
-    except (TypeError, ValueError):  # what _number and the sign checks refuse
-        return None
+def kernel_of(spike_grad: SpikeGrad | None) -> tuple[int, float, float] | None:
+    """What the kernels know a surrogate by, its kind and parameters, or None for one that runs in PyTorch."""
+    if isinstance(spike_grad, SurrogateGradient) and spike_grad.kind is not None:
+        return (spike_grad.kind, *spike_grad.parameters)
+    return None
 
 
 # What a checkpoint may hold where torch.load takes weights only, as the default is: values without code of their own. A
 # function of a custom_surrogate is still its owner's to allow.
-torch.serialization.add_safe_globals([*_SNNTORCH_CLOSURES.values(), LSO, custom_surrogate, disabled])
+torch.serialization.add_safe_globals(
+    [
+        LSO,
+        SFS,
+        SSO,
+        atan,
+        custom_surrogate,
+        disabled,
+        fast_sigmoid,
+        heaviside,
+        sigmoid,
+        spike_rate_escape,
+        straight_through_estimator,
+        triangular,
+    ]
+)

@@ -183,7 +183,7 @@ def test_surrogates(
 def test_a_callable_runs_in_pytorch(implementation: Implementation) -> None:
     fused = surrogate.fast_sigmoid(slope=5)
     if implementation.recomputes:
-        with pytest.raises(ValueError, match="recompute must be False where the spike runs in PyTorch"):
+        with pytest.raises(ValueError, match="recompute must be False where the spike .* The kernels have the"):
             implementation.run(**draw(20, 2, 3, 12).arguments(), spike_grad=lambda v: fused(v))
         return
     check_gradients(implementation, draw(20, 2, 3, 12), torch.float64, spike_grad=lambda v: fused(v))

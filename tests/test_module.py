@@ -163,6 +163,10 @@ def test_repr_shows_what_is_not_the_default() -> None:
     ):
         assert part in repr(layer)
     assert "threshold=unknown" in repr(LeakyParallel(C, H, device="meta"))
+    note = "(runs in PyTorch: no kernel has it)"
+    assert f"spike_grad=SSO(mean=0.0, variance=0.2) {note}" in repr(LeakyParallel(C, H, spike_grad=surrogate.SSO()))
+    assert note in repr(LeakyParallel(C, H, spike_grad=torch.sigmoid))
+    assert note not in repr(layer)
 
 
 # beta

@@ -19,7 +19,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from leakypar import surrogate as ours
@@ -359,18 +359,56 @@ class TestResolve:
     ) -> None:
         assert ours.resolve(their) == our
 
+    def test_the_default_of_snntorchs_layer_is_atan(self) -> None:
+        assert ours.resolve(snntorch.LeakyParallel(2, 2).spike_grad) == ours.atan()
+        assert ours.resolve(theirs.Heaviside.apply) == ours.heaviside()
+
+    @every_pair
+    def test_an_object_of_a_class_is_its_equal_too(
+        self, our: ours.SurrogateGradient, their: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Later versions of snntorch have classes, the first of them named ATanSurrogate."""
+        name = their.__qualname__.split(".")[0]
+        if name == "custom_surrogate":
+            return
+        values = dict(inspect.getclosurevars(their).nonlocals)
+        title = {"atan": "ATan", "SSO": "StochasticSpikeOperator"}.get(name, name.title().replace("_", ""))
+        for suffix, base in (("Surrogate", object), ("", nn.Module)):
+            made = type(
+                title + suffix, (base,), {"__module__": "snntorch.surrogate", "__call__": lambda _, v: their(v)}
+            )()
+            for key, value in values.items():
+                setattr(made, key, value)
+            assert ours.resolve(made) == our
+            made.another = 1.0  # a parameter that is not known
+            assert ours.resolve(made) is made
+
+    def test_an_object_that_computes_something_else_is_no_equal(self) -> None:
+        class ATanSurrogate:
+            alpha: float
+
+            def __call__(self, v: Tensor) -> Tensor:
+                return theirs.ATan.apply(v, 2 * self.alpha)
+
+        ATanSurrogate.__module__ = "snntorch.surrogate"
+        made = ATanSurrogate()
+        made.alpha = 2.0
+        assert ours.resolve(made) is made
+        made.alpha = "2"  # type: ignore[assignment]
+        assert ours.resolve(made) is made
+
     @pytest.mark.parametrize(
         "callable_",
         [
             theirs.LSO(),  # raises in snntorch, and goes on to do so
             theirs.atan(torch.tensor(2.0)),  # a parameter that may be learned
             theirs.fast_sigmoid(-1),  # a pole
-            snntorch.LeakyParallel.ATan.apply,
+            theirs.FastSigmoid.apply,  # which has no slope of its own
             torch.sigmoid,
             lambda v: v,
             torch.nn.ReLU(),
         ],
-        ids=["LSO", "tensor", "pole", "ATan.apply", "builtin", "lambda", "module"],
+        ids=["LSO", "tensor", "pole", "FastSigmoid.apply", "builtin", "lambda", "module"],
     )
     def test_any_other_callable_is_unchanged(self, callable_: Callable[[Tensor], Tensor]) -> None:
         assert ours.resolve(callable_) is callable_
