@@ -6,13 +6,14 @@
 // of them, and an array [T, N, H] is a matrix of T rows and M columns. Offsets are 64-bit: T * N * H may exceed 2^31.
 //
 //   u_t = W x_t                                        the projection: by a product before a scan, or by project_scan
-//   h_t = relu(w h_{t-1} + u_t + b_ih + b_hh)          membrane; h_0 = initial_membrane
+//   h_t = clamp(w h_{t-1} + u_t + b_ih + b_hh)         membrane, between its bounds; h_0 = initial_membrane
 //   S_t = gain * 1[f_t h_t - threshold > 0]            spike; f_t is 1, or the factor of dropout
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
+#include "math/bounds.h"
 #include "math/dropout.h"
 #include "math/scalar.h"
 #include "math/surrogate.h"
@@ -34,6 +35,7 @@ struct Parameter {
 
 struct Neurons {
   Parameter decay, bias_ih, bias_hh, threshold, gain;
+  Bounds bounds;  // of every membrane; where it was rounded to an element, the backward rounds them too
 };
 
 // What a forward writes. A null pointer is an output that nobody asked for.
@@ -58,7 +60,7 @@ struct ScanForward {
 
 // With v = f_t h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_final_membrane):
 //
-//   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t     d_u[t] = 1[h_t > 0] (g_t + r_t)     r_{t-1} = w d_u[t]
+//   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t     d_u[t] = 1[lower < h_t < upper] (g_t + r_t)     r_{t-1} = w d_u[t]
 //
 // The sums run over a channel's time steps; the caller adds up their leading dimensions.
 //

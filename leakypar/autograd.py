@@ -40,6 +40,7 @@ class _Scan(torch.autograd.Function):
         gain: Tensor,
         initial_membrane: Tensor | None,
         seed: Tensor | None,
+        bounds: ops.Bounds,
         dropout: float,
         kernel: Kernel | None,
         taken: int,
@@ -56,6 +57,7 @@ class _Scan(torch.autograd.Function):
             gain,
             initial_membrane,
             seed=seed,
+            bounds=bounds,
             dropout=dropout,
             outputs=taken | (ops.MEMBRANE if interval is None else ops.CHECKPOINTS),
             request=request,
@@ -65,7 +67,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, *settings = inputs
-        dropout, kernel, taken, interval, request = settings
+        bounds, dropout, kernel, taken, interval, request = settings
         recompute = interval is not None
         spikes, membrane, checkpoints, final_membrane = output
         of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
@@ -82,7 +84,7 @@ class _Scan(torch.autograd.Function):
             None if recompute else membrane,
             checkpoints if recompute else None,
         )
-        ctx.settings = dropout, kernel or NO_GRADIENT, taken, interval, request
+        ctx.settings = bounds, dropout, kernel or NO_GRADIENT, taken, interval, request
         ctx.dtypes = tuple(None if each is None else each.dtype for each in (bias_ih, bias_hh, initial_membrane))
         ctx.set_materialize_grads(False)
 
@@ -95,7 +97,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        dropout, kernel, taken, interval, request = ctx.settings
+        bounds, dropout, kernel, taken, interval, request = ctx.settings
         # torch.compile gives zeros for the gradient of an output that the caller never saw.
         seen = zip((ops.SPIKES, ops.MEMBRANE, ops.CHECKPOINTS, ops.FINAL_MEMBRANE), grad_outputs, strict=True)
         grad_spikes, grad_membrane, _, grad_final_membrane = (grad if taken & bit else None for bit, grad in seen)
@@ -137,6 +139,7 @@ class _Scan(torch.autograd.Function):
             gain,
             initial_membrane,
             seed,
+            bounds,
             dropout,
             kernel,
             wanted,
@@ -213,6 +216,7 @@ class _Gradients(torch.autograd.Function):
         gain: Tensor,
         initial_membrane: Tensor | None,
         seed: Tensor | None,
+        bounds: ops.Bounds,
         dropout: float,
         kernel: Kernel,
         outputs: int,
@@ -235,6 +239,7 @@ class _Gradients(torch.autograd.Function):
             initial_membrane,
             kernel,
             seed=seed,
+            bounds=bounds,
             dropout=dropout,
             outputs=outputs,
             request=request,
@@ -289,6 +294,7 @@ def scan(
     gain: Tensor,
     initial_membrane: Tensor | None,
     seed: Tensor | None,
+    bounds: ops.Bounds,
     dropout: float,
     kernel: Kernel | None,
     taken: int,
@@ -311,13 +317,13 @@ def scan(
                 warnings.warn(
                     "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
                 )
-            return layer_operator.layer(*tensors, seed, dropout, kernel or NO_GRADIENT, taken, request)
+            return layer_operator.layer(*tensors, seed, bounds, dropout, kernel or NO_GRADIENT, taken, request)
         function = _ScanOfACall if plain and not torch.compiler.is_compiling() else _Scan
         results: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(  # type: ignore[no-untyped-call]
-            *tensors, seed, dropout, kernel, taken, interval, request
+            *tensors, seed, bounds, dropout, kernel, taken, interval, request
         )
         return results
-    return ops.forward(*tensors, seed=seed, dropout=dropout, outputs=taken, request=request)
+    return ops.forward(*tensors, seed=seed, bounds=bounds, dropout=dropout, outputs=taken, request=request)
 
 
 def keeps_a_graph() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ def leaky_parallel(
     initial_membrane: Tensor | None = None,
     spike_grad: surrogate.SpikeGrad | None = None,
     dropout: float = 0.0,
+    membrane_bounds: validation.Bounds = validation.RECTIFIED,
     return_membrane: bool = False,
     return_state: bool = False,
     recompute: bool = False,
@@ -31,7 +34,7 @@ def leaky_parallel(
 
     .. math::
 
-        h_t = \mathrm{relu}(w h_{t-1} + W x_t + b_{ih} + b_{hh}), \qquad
+        h_t = \mathrm{clamp}(w h_{t-1} + W x_t + b_{ih} + b_{hh}), \qquad
         S_t = \mathrm{gain} \cdot 1[\mathrm{dropout}(h_t) - \mathrm{threshold} > 0]
 
     as `leakypar.reference.leaky_parallel` specifies it. The compute dtype is that of `x` and `weight`, or autocast's;
@@ -52,6 +55,9 @@ def leaky_parallel(
         dropout: probability that a membrane value is zeroed before the threshold, in [0, 1]; survivors are scaled by
             1 / (1 - p). The recurrence does not see it. Each call draws one number from PyTorch's generator for the
             device of `x`, and the kernels derive from it, in both directions, what drops out: no mask is kept.
+        membrane_bounds: what the membrane is clamped to after each step: numbers (lower, upper), lower < upper.
+            `(0, inf)` is relu, `(-inf, inf)` no bound. The derivative is 1 strictly between them, and 0 at and beyond
+            them; a 16-bit membrane counts as at a bound if both round to the same number.
         return_membrane: also return the membrane of every step, before dropout. The spikes' gradient then flows through
             it, so that hooks and `retain_grad` see it; that costs the backward one more pass, in PyTorch.
         return_state: also return the membrane after the last step, to continue from.
@@ -82,6 +88,7 @@ def leaky_parallel(
         initial_membrane=initial_membrane,
         spike_grad=surrogate.resolve(spike_grad),
         dropout=validation.check_probability("dropout", dropout),
+        bounds=validation.check_bounds("membrane_bounds", membrane_bounds),
         return_membrane=return_membrane,
         return_state=return_state,
         recompute=validation.check_flag("recompute", recompute),
@@ -101,12 +108,14 @@ def run(
     initial_membrane: Tensor | None,
     spike_grad: surrogate.SpikeGrad,
     dropout: float,
+    bounds: validation.Bounds,
     return_membrane: bool,
     return_state: bool,
     recompute: bool,
     request: launch_plan.Request,
 ) -> Tensor | tuple[Tensor, ...]:
     """`leaky_parallel` with its settings resolved, as the module keeps them."""
+    lower, upper = bounds
     dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
     return_membrane = validation.check_flag("return_membrane", return_membrane)
     return_state = validation.check_flag("return_state", return_state)
@@ -147,6 +156,7 @@ def run(
         gain,
         initial_membrane,
         seed,
+        (None if math.isinf(lower) else lower, None if math.isinf(upper) else upper),
         dropout,
         kernel,
         taken,

@@ -26,6 +26,7 @@ def layer(
     gain: Tensor,
     initial_membrane: Tensor | None,
     seed: Tensor | None,
+    bounds: ops.Bounds,
     dropout: float,
     surrogate: tuple[int, float, float],
     outputs: int,
@@ -43,6 +44,7 @@ def layer(
         gain: see there.
         initial_membrane: see there.
         seed: see there.
+        bounds: see there.
         dropout: see there.
         surrogate: kind and two parameters, as in `ops.backward`.
         outputs: the bits of the outputs that the caller takes.
@@ -58,6 +60,7 @@ def layer(
         gain,
         initial_membrane,
         seed,
+        *bounds,
         dropout,
         *surrogate,
         outputs | ops.MEMBRANE,
@@ -75,12 +78,14 @@ def register_derivative(scan: type[torch.autograd.Function]) -> None:
     """Gives the operator the derivative of `autograd._Scan`, whose inputs are those of `layer` above."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, dropout, surrogate, p0, p1, outputs, _, method, gemm_chunk, tiles, backward, backward_chunk = inputs
+        tensors, (lower, upper, dropout, surrogate, p0, p1, outputs, _, *plan) = inputs[:9], inputs[9:]
+        method, gemm_chunk, tiles, backward, backward_chunk = plan
         request = launch_plan.Request(method, backward, gemm_chunk, backward_chunk, tiles)
-        scan.setup_context(ctx, (*tensors, dropout, (surrogate, p0, p1), outputs, None, request), output)
+        kernel = surrogate, p0, p1
+        scan.setup_context(ctx, (*tensors, (lower, upper), dropout, kernel, outputs, None, request), output)
 
     def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         of_tensors = scan.backward(ctx, *grads)[:9]
-        return (*of_tensors, *(None,) * 11)
+        return (*of_tensors, *(None,) * 13)
 
     torch.library.register_autograd("leakypar::layer", differentiate, setup_context=setup_context)

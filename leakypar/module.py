@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import functional, launch_plan, onnx, ops, rnn, surrogate, validation
+from . import functional, launch_plan, onnx, ops, reference, rnn, surrogate, validation
 from .build_info import warn_of_a_lesser_build
 from .surrogate import SpikeGrad
 
@@ -30,7 +30,7 @@ class LeakyParallel(nn.Module):
     .. math::
 
         u_t &= W x_t + b_{ih} + b_{hh} \\
-        h_t &= \mathrm{relu}(w \, h_{t-1} + u_t) \\
+        h_t &= \mathrm{clamp}(w \, h_{t-1} + u_t) \\
         S_t &= \mathrm{gain} \cdot 1[\mathrm{dropout}(h_t) - \mathrm{threshold} > 0]
 
     Sizes are `T` time steps, `N` batch, `C = input_size` features and `H = hidden_size` neurons. `h` is the membrane,
@@ -82,6 +82,10 @@ class LeakyParallel(nn.Module):
         compact_decay: hold the decay as `rnn.decay_l0` `[H]`, rather than as the diagonal of `rnn.weight_hh_l0`
             `[H, H]`. Loading takes a diagonal matrix too, and `snntorch_state_dict` gives it. The values for a seed are
             the same.
+        membrane_bounds: what the membrane is clamped to after each step: numbers (lower, upper), lower < upper.
+            `(0, inf)` is the relu of `nn.RNN` and snntorch, `(-inf, inf)` no bound. The derivative is 1 strictly
+            between them, 0 at and beyond them. `nn.RNN` has relu's alone: with others "auto" runs the fused kernels,
+            or where they were not built the loop of `leakypar.reference`, with one warning.
 
     Attributes:
         rnn: holds `weight_ih_l0` `[H, C]`, `weight_hh_l0` `[H, H]` or `decay_l0` `[H]`, `bias_ih_l0` and `bias_hh_l0`
@@ -94,8 +98,8 @@ class LeakyParallel(nn.Module):
     Raises:
         TypeError: an argument is not of a type above.
         ValueError: an argument is out of range, NaN or of the wrong length; or contradicts another: `backend="fused"`
-            has no dense recurrent matrix, `backend="rnn"` no plan and no recomputation, `weight_hh_enable=True` no
-            compact decay.
+            has no dense recurrent matrix, `backend="rnn"` no plan, no recomputation and no other bounds,
+            `weight_hh_enable=True` no compact decay either.
 
     Examples:
         >>> layer = LeakyParallel(input_size=784, hidden_size=128, beta=0.5)
@@ -130,6 +134,7 @@ class LeakyParallel(nn.Module):
         plan: launch_plan.Plan | launch_plan.Method | None = None,
         recompute: bool = False,
         compact_decay: bool = False,
+        membrane_bounds: validation.Bounds = validation.RECTIFIED,
     ) -> None:
         super().__init__()
         self.input_size = validation.check_size("input_size", input_size)
@@ -142,6 +147,7 @@ class LeakyParallel(nn.Module):
         self.backend = backend
         self.plan = plan
         self.recompute = recompute
+        self.membrane_bounds = membrane_bounds
         bias = validation.check_flag("bias", bias)
         learn_beta = validation.check_flag("learn_beta", learn_beta)
         learned = {
@@ -280,12 +286,18 @@ class LeakyParallel(nn.Module):
             "return_state": return_state,
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
+        rectified = self.membrane_bounds == validation.RECTIFIED
         decay = recurrent if dense or recurrent.dim() == 1 else recurrent.diagonal()
         if onnx.in_export():  # ONNX has nn.RNN
+            onnx.check_bounds(self.membrane_bounds)
             decay = recurrent if dense else onnx.diagonal_matrix(recurrent)
-        elif _runs_fused(self.backend, weight.device.type, dense):
+        elif _runs_fused(self.backend, weight.device.type, dense, rectified):
             options["recompute"], options["request"] = self.recompute, self._request
+            options["bounds"] = self.membrane_bounds
             run = functional.run
+        elif not rectified:
+            options["membrane_bounds"] = self.membrane_bounds
+            run = _run_reference
         return run(
             x,
             weight,
@@ -318,6 +330,7 @@ class LeakyParallel(nn.Module):
             "plan": (self.plan, None),
             "recompute": (self.recompute, False),
             "compact_decay": (self.compact_decay, False),
+            "membrane_bounds": (self.membrane_bounds, validation.RECTIFIED),
         }
         shown = [f"{name}={value}" for name, (value, default) in settings.items() if value != default]
         return ", ".join([str(self.input_size), str(self.hidden_size), *shown])
@@ -463,6 +476,7 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "backend": validation.check_backend,
     "plan": _check_plan,
     "recompute": validation.check_flag,
+    "membrane_bounds": validation.check_bounds,
 }
 
 
@@ -484,6 +498,9 @@ def _check_together(settings: dict[str, Any]) -> None:
             raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {settings['plan']!r}")
         if settings.get("recompute"):
             raise ValueError(f"recompute must be False with {given}, which runs nn.RNN, got True")
+        bounds = settings.get("membrane_bounds", validation.RECTIFIED)
+        if bounds != validation.RECTIFIED:
+            raise ValueError(f"membrane_bounds must be (0, inf) with {given}, which runs nn.RNN, got {bounds}")
 
 
 def _environment() -> str:
@@ -492,22 +509,28 @@ def _environment() -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile traces none of it
-def _runs_fused(backend: str, device_type: str, dense: bool) -> bool:
-    """Whether a call on a device runs the fused kernels, rather than `nn.RNN`."""
+def _runs_fused(backend: str, device_type: str, dense: bool, rectified: bool) -> bool:
+    """Whether a call on a device runs the fused kernels, rather than `nn.RNN`, or what stands in for it."""
     warn_of_a_lesser_build()
     if backend == "auto":
         backend = _environment()
-    if dense or backend == "rnn" or (backend == "auto" and device_type != "cuda"):
+    if dense or (rectified and (backend == "rnn" or (backend == "auto" and device_type != "cuda"))):
         return False
     available = ops.is_available(device_type)
     if not available:
         reason = ops.unavailable_reason(device_type)
         if backend == "fused":
             raise RuntimeError(f'backend is "fused", and the fused kernels cannot run: {reason}')
-        _warn_once(reason)
+        instead = 'nn.RNN (backend="rnn" chooses that silently)' if rectified else "the loop of leakypar.reference"
+        _warn_once(f"LeakyParallel runs through {instead}: {reason}")
     return available
+
+
+def _run_reference(x: Tensor, weight: Tensor, *parameters: Any, dropout: float, **options: Any) -> Any:
+    mask = nn.functional.dropout(weight.new_ones(*x.shape[:-1], len(weight)), dropout) if dropout > 0 else None
+    return reference.leaky_parallel(x, weight, *parameters, dropout_mask=mask, **options)
 
 
 @cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f'LeakyParallel runs through nn.RNN (backend="rnn" chooses that silently): {reason}', stacklevel=2)
+    warnings.warn(reason, stacklevel=2)

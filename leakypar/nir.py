@@ -5,8 +5,9 @@ is continuous, :math:`\tau \dot v = (v_{leak} - v) + r I`; its readers take Eule
 
 .. math:: v_t = (1 - dt / \tau) v_{t-1} + (dt / \tau) r I_t
 
-is this layer's membrane with :math:`\tau = dt / (1 - w)` and :math:`r = \tau / dt`, as long as that stays above zero:
-NIR has no node that clips it there. `nir.write` and `nir.read` keep the graph in a file.
+is this layer's membrane with :math:`\tau = dt / (1 - w)` and :math:`r = \tau / dt`, as long as that stays between its
+bounds, above zero if nothing else is said: NIR has no node that clips it there. `nir.write` and `nir.read` keep the
+graph in a file.
 
 Source: Pedersen et al. (2024), Neuromorphic intermediate representation: a unified instruction set for interoperable
 brain-inspired computing.
@@ -14,6 +15,7 @@ brain-inspired computing.
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import pairwise
 from typing import Any
@@ -27,7 +29,7 @@ __all__ = ["from_nir", "to_nir"]
 
 
 def to_nir(network: nn.Module, *, dt: float = 1e-4) -> Any:
-    """A layer, or an `nn.Sequential` of layers, as a `nir.NIRGraph`. It warns that NIR does not clip the membrane.
+    """A layer, or an `nn.Sequential` of layers, as a `nir.NIRGraph`. It warns where a membrane has bounds.
 
     Args:
         network: a `LeakyParallel`, or an `nn.Sequential` of them. Its dropout and surrogates are not kept.
@@ -60,11 +62,12 @@ def to_nir(network: nn.Module, *, dt: float = 1e-4) -> Any:
         gain = _numpy(layer.graded_spikes_factor.expand(H))
         if (gain != 1).any():
             nodes[f"{i}.height"] = nir.Scale(gain)
-    warnings.warn(
-        "leakypar.nir: NIR has no node that keeps a membrane above zero: other tools will compute other spikes "
-        "wherever inhibition drives it below",
-        stacklevel=2,
-    )
+    if any(layer.membrane_bounds != (-math.inf, math.inf) for layer in layers):
+        warnings.warn(
+            "leakypar.nir: NIR has no node that keeps a membrane between bounds, above zero for example: other tools "
+            "will compute other spikes wherever it reaches one",
+            stacklevel=2,
+        )
     C, H = layers[0].input_size, layers[-1].hidden_size
     nodes = {
         "input": nir.Input({"input": torch.Size([C])}),
@@ -79,7 +82,8 @@ def from_nir(graph: Any, **options: Any) -> nn.Sequential:
 
     Args:
         graph: a `nir.NIRGraph`. `LI` keeps its time step in `metadata`, and is taken to have one of 0.1 ms otherwise.
-        options: of every `LeakyParallel`, such as `backend`.
+        options: of every `LeakyParallel`, such as `backend`. NIR's membrane is that of
+            `membrane_bounds=(-math.inf, math.inf)`.
 
     Raises:
         ImportError: the package `nir` is not installed (the extra `nir`).

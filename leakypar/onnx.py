@@ -16,6 +16,7 @@ ONNX Runtime has the `RNN` node in float32. Dropout is not exported: call `netwo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .validation import is_tracing, state_dtype
+from .validation import RECTIFIED, Bounds, is_tracing, state_dtype
 
 __all__ = ["translation_table"]
 
@@ -31,6 +32,12 @@ __all__ = ["translation_table"]
 def in_export() -> bool:
     """Whether either exporter of `torch.onnx` is recording this call."""
     return (torch.compiler.is_compiling() or is_tracing()) and torch.onnx.is_in_onnx_export()
+
+
+def check_bounds(bounds: Bounds) -> None:
+    """Raises ValueError for bounds of the membrane that ONNX's `RNN` does not have: all but relu's."""
+    if bounds != RECTIFIED:
+        raise ValueError(f"leakypar.onnx: membrane_bounds must be (0, inf), which ONNX's RNN has, got {bounds}")
 
 
 def diagonal_matrix(values: Tensor) -> Tensor:
@@ -146,10 +153,13 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         gain: Any,
         initial_membrane: Any,
         seed: Any,
+        lower: float | None,
+        upper: float | None,
         dropout: float,
         outputs: int,
         *plan: Any,
     ) -> tuple[Any, ...]:
+        check_bounds((-math.inf if lower is None else lower, math.inf if upper is None else upper))
         if seed is not None:
             raise ValueError("leakypar.onnx has no dropout: export after network.eval()")
         if outputs & ops.CHECKPOINTS:
@@ -165,7 +175,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.CastLike(value, like)
 
     def layer(*arguments: Any) -> tuple[Any, ...]:
-        return forward(*arguments[:10], *arguments[13:])
+        return forward(*arguments[:12], *arguments[15:])
 
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.leakypar.rnn.default: rnn}
     if ops.is_available("cpu"):

@@ -18,6 +18,7 @@ from .validation import state_dtype
 
 # Bits of `outputs`, in the order of the results.
 SPIKES, MEMBRANE, CHECKPOINTS, FINAL_MEMBRANE = (1 << bit for bit in range(4))
+Bounds = tuple[float | None, float | None]
 GRADIENTS = ("x", "weight", "decay", "bias", "threshold", "gain", "initial_membrane")
 
 # Found out once, at import: torch.compile can trace a look at a tuple, not a look at the file system.
@@ -76,6 +77,7 @@ def forward(
     initial_membrane: Tensor | None,
     *,
     seed: Tensor | None = None,
+    bounds: Bounds = (0.0, None),
     dropout: float = 0.0,
     outputs: int,
     request: Request = AUTOMATIC,
@@ -94,6 +96,7 @@ def forward(
         initial_membrane: `[N, H]`, the membrane before the first step, or None for zeros.
         seed: one int64 on the device of `x`, which with its place decides whether an element drops out (Philox, see
             `csrc/math/dropout.h`); None for no dropout.
+        bounds: what a membrane is clamped to after each step, lower < upper; None for no bound.
         dropout: probability of that, exact to 2^-25, for the membrane as the threshold sees it.
         outputs: what to return, a sum of `SPIKES`, `MEMBRANE`, `CHECKPOINTS` and `FINAL_MEMBRANE`.
         request: what is forced of the plan.
@@ -117,6 +120,7 @@ def forward(
         gain,
         initial_membrane,
         seed,
+        *bounds,
         dropout,
         outputs,
         allow_tf32(x),
@@ -144,6 +148,7 @@ def backward(
     surrogate: tuple[int, float, float],
     *,
     seed: Tensor | None = None,
+    bounds: Bounds = (0.0, None),
     dropout: float = 0.0,
     outputs: int,
     request: Request = AUTOMATIC,
@@ -167,6 +172,8 @@ def backward(
         initial_membrane: as in `forward`.
         surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
         seed: as in `forward`, and the same one.
+        bounds: as in `forward`. A membrane that equals one, both rounded to the dtype of the membrane, passes no
+            gradient.
         dropout: as in `forward`.
         outputs: bit i asks for the i-th gradient, named in `GRADIENTS`.
         request: what is forced of the plan.
@@ -194,6 +201,7 @@ def backward(
         gain,
         initial_membrane,
         seed,
+        *bounds,
         dropout,
         *surrogate,
         outputs,
@@ -217,6 +225,8 @@ def register_shapes(namespace: str) -> None:
         gain: Tensor,
         initial_membrane: Tensor | None,
         seed: Tensor | None,
+        lower: float | None,
+        upper: float | None,
         dropout: float,
         outputs: int,
         allow_tf32: bool,
@@ -242,7 +252,7 @@ def register_shapes(namespace: str) -> None:
 
     def layer_shapes(*arguments: Any) -> tuple[Tensor, ...]:
         # All but what only the backward needs: the surrogate, and the last two.
-        return forward_shapes(*arguments[:10], *arguments[13:18])
+        return forward_shapes(*arguments[:12], *arguments[15:20])
 
     def backward_shapes(
         grad_spikes: Tensor | None,
@@ -259,6 +269,8 @@ def register_shapes(namespace: str) -> None:
         gain: Tensor,
         initial_membrane: Tensor | None,
         seed: Tensor | None,
+        lower: float | None,
+        upper: float | None,
         dropout: float,
         surrogate: int,
         p0: float,

@@ -6,14 +6,17 @@ the membrane and `S` the spikes:
 .. math::
 
     u_t &= W x_t + b_{ih} + b_{hh} \\
-    h_t &= \mathrm{relu}(w \, h_{t-1} + u_t) \\
+    h_t &= \mathrm{clamp}(w \, h_{t-1} + u_t, \mathrm{lower}, \mathrm{upper}) \\
     S_t &= \mathrm{gain} \cdot 1[\mathrm{dropout}(h_t) - \mathrm{threshold} > 0]
 
-This is what `snntorch.LeakyParallel` computes (version 1.0.0, its code), with dropout where later versions put it.
-Autograd differentiates it: relu has derivative 0 at 0, and the spike that of its surrogate.
+With bounds of 0 and infinity, which is relu, this is what `snntorch.LeakyParallel` computes (version 1.0.0, its code),
+with dropout where later versions put it. Autograd differentiates it: the clamp has derivative 1 strictly between its
+bounds and 0 elsewhere, and the spike that of its surrogate.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -38,6 +41,7 @@ def leaky_parallel(
     spike_grad: SpikeGrad | None = None,
     dropout_mask: Tensor | None = None,
     surrogate_disable: bool = False,
+    membrane_bounds: validation.Bounds = validation.RECTIFIED,
     return_membrane: bool = False,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
@@ -61,6 +65,8 @@ def leaky_parallel(
         dropout_mask: factors of the membrane before the threshold, in the shape of the spikes, or None for ones. The
             recurrence does not see them.
         surrogate_disable: the spikes pass no gradient to the membrane and the threshold, whatever `spike_grad` is.
+        membrane_bounds: what the membrane is clamped to after each step: numbers (lower, upper), lower < upper, rounded
+            to the state dtype. An infinite one is no bound.
         return_membrane: also return the membrane at every step, before dropout.
         return_state: also return the membrane after the last step, in the state dtype, to continue from.
 
@@ -82,6 +88,10 @@ def leaky_parallel(
 
     decay = decay.to(state)
     threshold, gain = (torch.as_tensor(value, dtype=state, device=device) for value in (threshold, gain))
+    lower, upper = (
+        None if math.isinf(bound) else torch.tensor(bound, dtype=state, device=device)
+        for bound in validation.check_bounds("membrane_bounds", membrane_bounds)
+    )
     spike = resolve(spike_grad)
     if surrogate_disable:
         spike = disabled()
@@ -94,7 +104,7 @@ def leaky_parallel(
         h = u.new_zeros(u.shape[1:]) if initial_membrane is None else initial_membrane.to(state)
         steps = []
         for u_t in u:
-            h = torch.relu((decay * h if decay.dim() == 1 else F.linear(h, decay)) + u_t)
+            h = _clamp((decay * h if decay.dim() == 1 else F.linear(h, decay)) + u_t, lower, upper)
             steps.append(h)
         membrane = torch.stack(steps) if steps else u
 
@@ -107,3 +117,10 @@ def leaky_parallel(
     if return_state:
         result.append(h)
     return result[0] if len(result) == 1 else tuple(result)
+
+
+def _clamp(h: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
+    """`h` held between the bounds. Neither comparison is true of NaN, which stays, and passes gradients."""
+    if lower is not None:
+        h = torch.where(h <= lower, lower, h)
+    return h if upper is None else torch.where(h >= upper, upper, h)

@@ -129,6 +129,7 @@ def _dropout_factors(seed: Tensor, dropout: float, like: Tensor) -> Tensor:
         zero + 1 / (1 - dropout),
         None,
         seed,
+        (0.0, None),
         dropout,
         NO_GRADIENT,
         ops.SPIKES,

@@ -18,6 +18,10 @@ from torch.nn.utils.rnn import PackedSequence
 BACKENDS = ("auto", "fused", "rnn")
 COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+Bounds = tuple[float, float]
+RECTIFIED: Bounds = (0.0, math.inf)
+"""The bounds of the membrane that `nn.RNN` and snntorch have: those of relu."""
+
 _DTYPE_NAMES = ", ".join(str(dtype) for dtype in COMPUTE_DTYPES)
 
 
@@ -354,6 +358,21 @@ def check_probability(name: str, value: object) -> float:
     if not 0 <= probability <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
     return probability
+
+
+def check_bounds(name: str, value: object) -> Bounds:
+    """The bounds of a membrane, a pair of numbers, as floats.
+
+    Raises:
+        TypeError: it is not a pair of real numbers.
+        ValueError: the first is not below the second, which NaN never is.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(map(is_real, value)):
+        raise TypeError(f"{name} must be a pair of numbers (lower, upper), got {value!r}")
+    lower, upper = map(float, value)
+    if not lower < upper:
+        raise ValueError(f"{name} must be (lower, upper) with lower < upper, got {value!r}")
+    return lower, upper
 
 
 def check_dtype(dtype: object) -> None:

@@ -66,6 +66,8 @@ def odd_tensor(rng: random.Random, value: Any) -> Any:
 
 def odd_value(rng: random.Random, name: str) -> Any:
     values: dict[str, list[Any]] = {
+        "lower": [0.0, 2.0, -3e38, float("inf"), float("nan")],
+        "upper": [0.0, 2.0, 3e38, float("-inf"), float("nan")],
         "dropout": [0.0, 1.0, -1.0, 2.0, float("nan"), float("inf")],
         "surrogate": [-1, *range(10), 10, 2**40],
         "p0": [0.0, -3e38, 3e38, float("inf"), float("nan")],
@@ -97,6 +99,8 @@ def arguments(rng: random.Random, forward: Any) -> tuple[bool, dict[str, Any]]:
         "gain": vector(),
         "initial_membrane": rng.choice([None, torch.rand(N, H, dtype=state)]),
         "seed": rng.choice([None, torch.tensor(3)]),
+        "lower": rng.choice([0.0, -0.5, None]),
+        "upper": rng.choice([1.0, None]),
         "dropout": 0.25,
     }
     end = {"allow_tf32": False, "method": None, "gemm_chunk": rng.choice([3, 8, 100])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from leakypar.surrogate import SurrogateGradient
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+RECTIFIED = (0.0, math.inf)
+# A membrane at 0.9 or -0.45 is rounded to one between the two, in either 16-bit dtype.
+BOUNDS = [(-math.inf, math.inf), (-0.45, 0.9), (0.0, 0.9), (0.2, math.inf), (-math.inf, 0.9)]
 DECAYS = ["mixed", "negative", "zero", "one", "above-one"]
 
 
@@ -26,10 +30,10 @@ class Problem:
     threshold: Tensor
     gain: Tensor
     initial_membrane: Tensor | None
+    membrane_bounds: tuple[float, float] = RECTIFIED
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        return {name: value for name, value in self.arguments().items() if isinstance(value, Tensor)}
 
     def to(self, dtype: torch.dtype | None = None, device: str | None = None) -> Problem:
         """A copy of leaves, which record gradients."""
@@ -37,7 +41,7 @@ class Problem:
             name: tensor.detach().to(device=device, dtype=dtype, copy=True).requires_grad_()
             for name, tensor in self.tensors().items()
         }
-        return Problem(**{field.name: moved.get(field.name) for field in fields(self)})
+        return Problem(**self.arguments() | moved)
 
     def arguments(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -63,6 +67,7 @@ def draw(
     biases: int = 2,
     initial: bool = True,
     per_neuron: bool = True,
+    bounds: tuple[float, float] = RECTIFIED,
     seed: int = 0,
 ) -> Problem:
     """A random problem whose values are exact in `dtype`, drawn on the CPU, about a third of its neurons spiking."""
@@ -81,6 +86,7 @@ def draw(
         threshold=0.5 + torch.rand(shape, generator=generator, dtype=torch.float64),
         gain=1.0 + torch.rand(shape, generator=generator, dtype=torch.float64),
         initial_membrane=normal(N, H).abs() if initial else None,
+        membrane_bounds=bounds,
     )
     return problem.to(dtype)
 
@@ -93,10 +99,10 @@ def rounding_margin(problem: Problem, dtype: torch.dtype, rounds_state: bool) ->
     nothing overflows: |fl(a) - a| <= unit |a| + tiny, with unit = eps / 2 and tiny half the smallest subnormal, and
     sums need no tiny. Let
 
-        U_t = |x_t| |W|^T + |b_ih| + |b_hh|,    A_t = |w| A_{t-1} + U_t,    A_0 = |h_0|
+        U_t = |x_t| |W|^T + |b_ih| + |b_hh|,    A_t = max(|w| A_{t-1} + U_t, lower, -upper),    A_0 = |h_0|
 
-    so that A_t bounds the exact membrane without its clip, and whatever a scan composes up to step t. What is computed
-    is then at most A_t + |w| E_{t-1} at step t, where E_t is the error:
+    so that A_t bounds the exact membrane, whether it is clipped or not, and whatever a scan composes up to step t. What
+    is computed is then at most A_t + |w| E_{t-1} at step t, where E_t is the error:
 
         E_t = |w| E_{t-1} + n unit_state (A_t + |w| E_{t-1}) + n tiny_state (1 + max A)       every implementation
               + 2 unit U_t + 2 tiny                                              one that stores u in a 16-bit dtype
@@ -121,6 +127,7 @@ def rounding_margin(problem: Problem, dtype: torch.dtype, rounds_state: bool) ->
         unit, tiny = 2 * unit, 2.5 * tiny
 
     exact = {name: tensor.detach().double().abs() for name, tensor in problem.tensors().items()}
+    lower, upper = problem.membrane_bounds
     u = exact["x"] @ exact["weight"].T
     for bias in ("bias_ih", "bias_hh"):
         u = u + exact.get(bias, 0.0)
@@ -128,7 +135,7 @@ def rounding_margin(problem: Problem, dtype: torch.dtype, rounds_state: bool) ->
     largest, error = bound, torch.zeros_like(bound)
     claimed, margins = torch.ones_like(bound, dtype=torch.bool), []
     for u_t in u:
-        bound = exact["decay"] * bound + u_t
+        bound = torch.clamp(exact["decay"] * bound + u_t, min=max(lower, -upper))
         largest = torch.maximum(largest, bound)
         carried = exact["decay"] * error
         reached = bound + carried
@@ -164,7 +171,13 @@ def within_margin(value: Tensor, exact: Tensor, margin: Tensor) -> bool:
 def gradients_at(
     membrane: Tensor, problem: Problem, cotangents: tuple[Tensor, ...], spike_grad: SurrogateGradient
 ) -> dict[str, Tensor]:
-    """The backward recurrence of csrc/kernels.h in float64, at a given membrane [T, N, H], one step at a time."""
+    """The backward recurrence of csrc/kernels.h in float64, at a given membrane [T, N, H], one step at a time.
+
+    The membrane may be of fewer bits: then the bounds are rounded as it was.
+    """
+    lower, upper = torch.tensor(problem.membrane_bounds, dtype=membrane.dtype).double()
+    passes = (lower < membrane) & (membrane < upper)
+    membrane = membrane.double()
     exact = {name: tensor.detach().double() for name, tensor in problem.tensors().items()}
     of_spikes, of_membrane, r = (cotangent.double() for cotangent in cotangents)
     v = membrane - exact["threshold"]
@@ -173,7 +186,7 @@ def gradients_at(
     earlier = torch.cat([exact.get("initial_membrane", torch.zeros_like(r))[None], membrane])[:-1]
     d_u = torch.zeros_like(membrane)
     for t in reversed(range(len(membrane))):
-        d_u[t] = (membrane[t] > 0) * (g[t] + r)
+        d_u[t] = passes[t] * (g[t] + r)
         r = exact["decay"] * d_u[t]
     sums = {
         "x": d_u @ exact["weight"],

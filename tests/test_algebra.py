@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
+RECTIFIED = (0.0, np.inf)
 Array = np.ndarray[Any, np.dtype[Any]]
 Exact = np.longdouble
 
@@ -38,7 +39,14 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def composed(
-    maps: ctypes.CDLL, decay: Any, inputs: Array, lengths: Array, merges: Array, carries: Array, active: Array | None
+    maps: ctypes.CDLL,
+    decay: Any,
+    inputs: Array,
+    lengths: Array,
+    merges: Array,
+    carries: Array,
+    active: Array | None,
+    bounds: tuple[float, float] = RECTIFIED,
 ) -> Array:
     """What the one map that is left gives for each carry; with `active`, the backward's maps."""
     dtype = inputs.dtype
@@ -50,6 +58,7 @@ def composed(
     )
     function(
         real(decay),
+        *([ctypes.c_double(np.nan if np.isinf(bound) else bound) for bound in bounds] if active is None else []),
         pointer(inputs),
         *([] if active is None else [pointer(active)]),
         pointer(lengths),
@@ -62,17 +71,21 @@ def composed(
     return results
 
 
-def steps(decay: Any, inputs: Array, carries: Array) -> Array:
+def steps(decay: Any, inputs: Array, carries: Array, bounds: tuple[float, float] = RECTIFIED) -> Array:
     """The recurrence one step at a time, in the precision of its arguments, as the reference has it."""
     h = carries
     with np.errstate(all="ignore"):
         for u in inputs:
             h = decay * h + u
-            h = np.where(h <= 0, u.dtype.type(0), h)
+            lower, upper = np.asarray(bounds, dtype=u.dtype)
+            h = np.where(h <= lower, lower, h)
+            h = np.where(h >= upper, upper, h)
     return h
 
 
-def enclosure(decay: Any, inputs: Array, carries: Array) -> tuple[Array, Array, Array]:
+def enclosure(
+    decay: Any, inputs: Array, carries: Array, bounds: tuple[float, float] = RECTIFIED
+) -> tuple[Array, Array, Array]:
     """The least and the largest result of perturbed inputs and carries, and where a step might overflow on the way."""
     info = np.finfo(inputs.dtype)
     unit, least, largest = Exact(info.eps) / 2, Exact(info.smallest_subnormal), Exact(info.max)
@@ -80,6 +93,7 @@ def enclosure(decay: Any, inputs: Array, carries: Array) -> tuple[Array, Array, 
     # Beyond the reciprocal of the least normal number, a decay's own is subnormal.
     off = (4 * T + 16) * unit + np.where(abs(w) > 1 / Exact(info.tiny), Exact(info.eps) * 2, 0)
     beyond = Exact(info.max) ** 2  # what would be larger stays here, so that no infinities meet
+    lower, upper = np.asarray(bounds, dtype=inputs.dtype).astype(Exact)
     h = carries.astype(Exact)
     low, high = h - off * abs(h) - least, h + off * abs(h) + least
     overflows = np.zeros(h.shape, dtype=bool)
@@ -87,13 +101,14 @@ def enclosure(decay: Any, inputs: Array, carries: Array) -> tuple[Array, Array, 
         for u in inputs.astype(Exact):
             ends = np.minimum(w * low, w * high), np.maximum(w * low, w * high)
             slack = off * abs(u) + least * (1 + abs(w))
-            low = np.maximum(ends[0] - 2 * unit * abs(ends[0]) + u - slack, 0)
-            high = np.maximum(ends[1] + 2 * unit * abs(ends[1]) + u + slack, 0)
-            low, high = np.minimum(low, beyond), np.minimum(high, beyond)
-            overflows |= high >= largest * (1 - 4 * unit)
+            low = np.clip(ends[0] - 2 * unit * abs(ends[0]) + u - slack, lower, upper)
+            high = np.clip(ends[1] + 2 * unit * abs(ends[1]) + u + slack, lower, upper)
+            low, high = np.clip(low, -beyond, beyond), np.clip(high, -beyond, beyond)
+            overflows |= np.maximum(high, -low) >= largest * (1 - 4 * unit)
     return low, high, overflows
 
 
+OTHER_BOUNDS = [(-np.inf, np.inf), (-0.75, 1.5), (-np.inf, 2.0), (0.25, np.inf), (-3.0, -0.5)]
 DECAYS = [
     0.0,
     -0.0,
@@ -164,19 +179,22 @@ def test_any_pieces_in_any_association(maps: ctypes.CDLL, dtype: Any, data: st.D
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     lengths, merges = cuts(rng, T, data.draw(st.integers(1, 40)))
     inputs = drawn_inputs(rng, data.draw(st.sampled_from(SIZES)), decay, lengths, dtype)
+    bounds = data.draw(st.sampled_from([RECTIFIED, *OTHER_BOUNDS]))
     info = np.finfo(dtype)
     carries = [0.0, 1.0, 1e-3, 7.0, float(info.max) / 2, float(info.smallest_subnormal), float(info.tiny), 1e5, 1e-20]
-    h = np.array(carries, dtype=dtype)
+    h = np.array([*carries, -2.0, -1e5], dtype=dtype)
 
-    found = composed(maps, decay, inputs, lengths, merges, h, None)
-    low, high, overflows = enclosure(decay, inputs, h)
+    found = composed(maps, decay, inputs, lengths, merges, h, None, bounds)
+    low, high, overflows = enclosure(decay, inputs, h, bounds)
     assert not np.isnan(found).any(), found
-    inside = (found >= np.minimum(low, Exact(info.max))) & ((found <= high) | overflows)
+    sinks = overflows if np.isinf(bounds[0]) else np.zeros_like(overflows)  # below the smallest number
+    inside = (found >= np.minimum(low, Exact(info.max))) | sinks
+    inside &= (found <= np.maximum(high, -Exact(info.max))) | overflows
     # A map of four steps lets subnormal values grow too little, as the header says.
     known = (abs(decay) > 2.0**64) & (abs(h) < 1e-30) & bool((lengths <= 4).any())
     assert (inside | known).all(), (found, low, high)
-    # What lies above the largest number for certain is infinite.
-    assert (np.isinf(found) | (low <= info.max) | known).all(), (found, low)
+    # What lies beyond the largest number for certain is infinite.
+    assert (np.isinf(found) | ((low <= info.max) & (high >= -info.max)) | known).all(), (found, low, high)
 
 
 def test_inhibition_between_bursts_is_exact(maps: ctypes.CDLL) -> None:
@@ -212,10 +230,11 @@ def test_infinity_and_nan_go_where_the_steps_have_them(maps: ctypes.CDLL, data: 
         u[data.draw(st.integers(0, T - 1))] = data.draw(st.sampled_from(SPECIAL))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     lengths, merges = cuts(rng, T, data.draw(st.integers(1, 8)))
-    h = np.array([0.0, 1.0, 5.0, np.inf, np.nan], dtype=np.float32)
+    h = np.array([0.0, 1.0, 5.0, -2.0, np.inf, -np.inf, np.nan], dtype=np.float32)
+    bounds = data.draw(st.sampled_from([RECTIFIED, *OTHER_BOUNDS]))
 
-    expected = steps(decay, u, h)
-    found = composed(maps, decay, u, lengths, merges, h, None)
+    expected = steps(decay, u, h, bounds)
+    found = composed(maps, decay, u, lengths, merges, h, None, bounds)
     assert np.array_equal(np.isnan(found), np.isnan(expected)), (found, expected)
     assert np.array_equal(np.isinf(found), np.isinf(expected)), (found, expected)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

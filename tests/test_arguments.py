@@ -26,6 +26,8 @@ def forward_arguments() -> dict[str, Any]:
         "gain": torch.rand(H),
         "initial_membrane": torch.rand(N, H),
         "seed": torch.tensor(3),
+        "lower": -0.5,
+        "upper": 2.0,
         "dropout": 0.25,
         "outputs": 0b1111,
         "allow_tf32": False,
@@ -38,7 +40,7 @@ def forward_arguments() -> dict[str, Any]:
 def backward_arguments(recompute: bool) -> dict[str, Any]:
     given = forward_arguments()
     spikes, membrane, checkpoints, final = torch.ops.leakypar.forward(*given.values())
-    names = ["x", "weight", "decay", "bias_ih", "bias_hh", "threshold", "gain", "initial_membrane", "seed", "dropout"]
+    names = list(given)[: list(given).index("outputs")]
     return {
         "grad_spikes": torch.randn_like(spikes),
         "grad_membrane": torch.randn_like(membrane),
@@ -122,7 +124,7 @@ def test_nothing_to_compute_takes_no_time(N: int, H: int, steps: int) -> None:
     x, weight = torch.zeros(steps, N, 0), torch.zeros(H, 0)
     vector = torch.ones(H)
     begin = time.monotonic()
-    neurons = [x, weight, vector, None, None, vector, vector, None, None, 0.0]
+    neurons = [x, weight, vector, None, None, vector, vector, None, None, 0.0, 1.0, 0.0]
     spikes, *_, final = torch.ops.leakypar.forward(*neurons, 0b1011, False, None, None, None)
     assert spikes.shape == (steps, N, H)
     assert final.shape == (N, H)
@@ -142,6 +144,8 @@ def test_the_gradient_of_inputs_to_no_neurons_is_zero() -> None:
         torch.ones(0),
         None,
         None,
+        0.0,
+        1.0,
         0.0,
     ]
     membrane = torch.zeros(5, 2, 0)

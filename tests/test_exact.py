@@ -7,6 +7,7 @@ compared is the scan alone; the final membrane is asked for, which is not rounde
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import leakypar
 
 from .implementations import CPU, Implementation, run_reference
 from .problems import draw
-from .test_algebra import Exact, enclosure, steps
+from .test_algebra import OTHER_BOUNDS, RECTIFIED, Exact, enclosure, steps
 
 DECAYS = [0.0, 1.0, -1.0, 0.5, -0.95, 0.999, 1.0001, 1.022, 1.1, -1.1, 1.5, 4.1, -4.1, 300.0, 1e30, 1e-30, 1e-40]
 INPUTS = ["inhibited", "silent", "drawn", "driven", "large"]
@@ -45,7 +46,9 @@ def inputs(kind: str, T: int) -> np.ndarray:
     return values
 
 
-def final_membrane(implementation: Implementation, u: np.ndarray, initial: np.ndarray) -> np.ndarray:
+def final_membrane(
+    implementation: Implementation, u: np.ndarray, initial: np.ndarray, bounds: tuple[float, float] = RECTIFIED
+) -> np.ndarray:
     dtype = torch.bfloat16 if "project_scan" in str(implementation) else torch.float32
     x = torch.from_numpy(u)[:, None, None].to(dtype)
     H = len(DECAYS)
@@ -58,17 +61,28 @@ def final_membrane(implementation: Implementation, u: np.ndarray, initial: np.nd
         "threshold": torch.ones(H, device=implementation.device),
         "gain": torch.ones(H, device=implementation.device),
         "initial_membrane": torch.from_numpy(initial)[None].to(implementation.device),
+        "membrane_bounds": bounds,
     }
     *_, final = implementation.run(**arguments)
     return final[0].cpu().numpy()
 
 
-def check(implementation: Implementation, kind: str, T: int, carry: float) -> None:
+@cache
+def expected_between(kind: str, T: int, carry: float, bounds: tuple[float, float]) -> tuple[np.ndarray, ...]:
+    initial = np.full(len(DECAYS), carry, dtype=np.float32)
+    return enclosure(np.array(DECAYS, dtype=np.float32), inputs(kind, T), initial, bounds)
+
+
+def check(
+    implementation: Implementation, kind: str, T: int, carry: float, bounds: tuple[float, float] = RECTIFIED
+) -> None:
     u = inputs(kind, T)
     initial = np.full(len(DECAYS), carry, dtype=np.float32)
-    found = final_membrane(implementation, u, initial)
-    low, high, overflows = enclosure(np.array(DECAYS, dtype=np.float32), u, initial)
-    inside = (found >= np.minimum(low, Exact(np.finfo(np.float32).max))) & ((found <= high) | overflows)
+    found = final_membrane(implementation, u, initial, bounds)
+    low, high, overflows = expected_between(kind, T, carry, bounds)
+    largest = Exact(np.finfo(np.float32).max)
+    inside = (found >= np.minimum(low, largest)) | (overflows & np.isinf(bounds[0]))
+    inside &= (found <= np.maximum(high, -largest)) | overflows
     assert inside.all(), [row for row in zip(DECAYS, found, low, high, inside, strict=True) if not row[-1]]
 
 
@@ -78,20 +92,30 @@ def test_the_membrane_is_exact(fused_implementation: Implementation, kind: str, 
     check(fused_implementation, kind, 400, carry)
 
 
+@pytest.mark.parametrize("bounds", OTHER_BOUNDS, ids=str)
 @pytest.mark.parametrize("kind", INPUTS)
-def test_the_membrane_is_exact_on_any_threads(threads: int, kind: str) -> None:
-    check(CPU, kind, 9000, 1.0)
+def test_the_membrane_is_exact_between_any_bounds(
+    fused_implementation: Implementation, kind: str, bounds: tuple[float, float]
+) -> None:
+    check(fused_implementation, kind, 400, 1.0, bounds)
+
+
+@pytest.mark.parametrize("bounds", [RECTIFIED, *OTHER_BOUNDS[:2]], ids=str)
+@pytest.mark.parametrize("kind", INPUTS)
+def test_the_membrane_is_exact_on_any_threads(threads: int, kind: str, bounds: tuple[float, float]) -> None:
+    check(CPU, kind, 9000, 1.0, bounds)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("at", [0, 1500, 2249, 2250])
-def test_infinity_and_nan_on_any_threads(threads: int, value: float, at: int) -> None:
+@pytest.mark.parametrize("bounds", [RECTIFIED, *OTHER_BOUNDS[:2]], ids=str)
+def test_infinity_and_nan_on_any_threads(threads: int, value: float, at: int, bounds: tuple[float, float]) -> None:
     """-inf with a decay of 0 once made the rest of a sequence NaN where time was cut."""
     u = inputs("drawn", 9000)
     u[at] = value
     initial = np.zeros(len(DECAYS), dtype=np.float32)
-    found = final_membrane(CPU, u, initial)
-    expected = steps(np.array(DECAYS, dtype=np.float32), u, initial)
+    found = final_membrane(CPU, u, initial, bounds)
+    expected = steps(np.array(DECAYS, dtype=np.float32), u, initial, bounds)
     assert np.array_equal(np.isnan(found), np.isnan(expected)), (found, expected)
     assert np.array_equal(np.isinf(found), np.isinf(expected)), (found, expected)
 

@@ -14,7 +14,7 @@ from leakypar import surrogate
 
 from .emulation.control import schedule
 from .implementations import Implementation, emulated_library, run_reference
-from .problems import DECAYS, DTYPES, Problem, draw, gradients_at, rounding_margin, within_margin
+from .problems import BOUNDS, DECAYS, DTYPES, Problem, draw, gradients_at, rounding_margin, within_margin
 
 LENGTHS = [0, 1, 31, 32, 33, 129, 1000]
 SURROGATES = [
@@ -116,7 +116,7 @@ def check_gradients(
     options = {} if spike_grad is None else {"spike_grad": spike_grad}
     ours = gradients(implementation, problem, dtype, cotangents, **options)
     if dtype in (torch.float16, torch.bfloat16):
-        membrane = outputs(implementation, problem, dtype, **options)[1].double()
+        membrane = outputs(implementation, problem, dtype, **options)[1]
         exact = gradients_at(membrane, problem, cotangents, spike_grad or surrogate.atan())
         allowed = dict.fromkeys(exact, (16 if implementation.rounds_state else 2) * torch.finfo(dtype).eps)
     else:
@@ -154,6 +154,34 @@ def test_decays(implementation: Implementation, decay: str, dtype: torch.dtype) 
     problem = draw(70, 2, 3, 17, dtype=dtype, decay=decay)
     check_outputs(implementation, problem, dtype)
     check_gradients(implementation, problem, dtype)
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bounds(fused_implementation: Implementation, bounds: tuple[float, float], dtype: torch.dtype) -> None:
+    for decay, T in (("mixed", 70), ("above-one", 20)):
+        problem = draw(T, 2, 3, 17, dtype=dtype, decay=decay, bounds=bounds)
+        check_outputs(fused_implementation, problem, dtype)
+        check_gradients(fused_implementation, problem, dtype)
+    without_initial = draw(9, 2, 3, 17, dtype=dtype, initial=False, bounds=bounds)
+    check_outputs(fused_implementation, without_initial, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_membrane_that_rounds_onto_a_bound_passes_no_gradient(
+    fused_implementation: Implementation, dtype: torch.dtype
+) -> None:
+    """Kept in 16 bits, one that a bound has stopped cannot be told from one just beside it, and may lie inside."""
+    for bound in (0.9, -0.45, 0.3):
+        beside = torch.tensor(bound, dtype=dtype)
+        x = torch.stack([0 * beside, beside, 4 * beside, 0.9 * beside]).reshape(4, 1, 1)
+        bounds = (-math.inf, bound) if bound > 0 else (bound, math.inf)
+        problem = Problem(x, torch.ones(1, 1), torch.zeros(1), None, None, torch.ones(()), torch.ones(()), None, bounds)
+        moved = problem.to(dtype, fused_implementation.device)
+        _, membrane, _ = fused_implementation.run(**moved.arguments())
+        assert torch.equal(membrane[1:3].flatten().cpu(), torch.stack([beside, beside]))
+        membrane.sum().backward()
+        assert moved.x.grad.flatten().tolist() == [1, 0, 0, 1]
 
 
 @pytest.mark.parametrize(("biases", "initial", "per_neuron"), list(product([0, 1, 2], [False, True], [False, True])))

@@ -78,6 +78,7 @@ def test_arguments_are_those_of_snntorch_then_our_own() -> None:
         ("plan", None),
         ("recompute", False),
         ("compact_decay", False),
+        ("membrane_bounds", (0.0, math.inf)),
     ]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in own)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -48,9 +49,11 @@ INTERVAL = 16  # steps between checkpoints
 
 
 def forward_arguments(problem: Problem, outputs: int) -> tuple[object, ...]:
-    tensors = [tensor if tensor is None else tensor.detach() for tensor in problem.arguments().values()]
+    *tensors, bounds = problem.arguments().values()
+    tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
     chunk = INTERVAL if outputs & ops.CHECKPOINTS else None
-    return (*tensors, None, 0.0, outputs, False, None, chunk, None)
+    bounds = [None if math.isinf(bound) else bound for bound in bounds]
+    return (*tensors, None, *bounds, 0.0, outputs, False, None, chunk, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -63,7 +66,8 @@ def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
         (70, ops.SPIKES + ops.CHECKPOINTS),
         (0, EVERYTHING),
     ):
-        problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0)).to(dtype, device)
+        bounds = (-0.45, 0.9) if T == 70 else (0.0, math.inf)
+        problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0), bounds=bounds).to(dtype, device)
         torch.library.opcheck(library().forward.default, forward_arguments(problem, outputs))
 
 
@@ -76,7 +80,7 @@ def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
     x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane = arguments[:8]
     grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, final_membrane)]
     kind = surrogate.atan()
-    rest = (threshold, gain, initial_membrane, None, 0.0, kind.kind, *kind.parameters)
+    rest = (threshold, gain, initial_membrane, None, -0.45, 0.9, 0.0, kind.kind, *kind.parameters)
     for given, kept, outputs, chunk in (
         (grads, (membrane, None, x, weight, decay, None, None), 0b1111111, None),
         ([grads[0], None, None], (membrane, None, x, None, decay, None, None), 0b0001010, None),
@@ -101,10 +105,10 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (2, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
         (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
         (7, torch.zeros(3, 5, device=device), r"initial_membrane has shape \[3, 5\], expected \[2, 5\]"),
-        (10, 16, "outputs is 16, expected a mask of 4 bits"),
-        (12, "lanes", "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
-        (13, -1, "gemm_chunk must be at least 1, got -1"),
-        (13, None, "checkpoints need one gemm_chunk"),
+        (12, 16, "outputs is 16, expected a mask of 4 bits"),
+        (14, "lanes", "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
+        (15, -1, "gemm_chunk must be at least 1, got -1"),
+        (15, None, "checkpoints need one gemm_chunk"),
     ):
         with pytest.raises((RuntimeError, ValueError), match=message):
             call(position, value)
@@ -208,7 +212,7 @@ def test_tf32_reaches_the_product(allow_tf32: bool) -> None:
     """The emulated product rounds its operands where TF32 is allowed, and only there."""
     problem = draw(9, 2, 64, 5, dtype=torch.float32)
     arguments = list(forward_arguments(problem, ops.MEMBRANE))
-    arguments[11] = allow_tf32
+    arguments[13] = allow_tf32
     _, membrane, *_ = load_emulated().forward(*arguments)
     exact = draw(9, 2, 64, 5, dtype=torch.float32).to(torch.float64)
     _, expected, *_ = load_emulated().forward(*forward_arguments(exact, ops.MEMBRANE))

@@ -126,7 +126,7 @@ def tile_rows(chip: Chip, kernels: Sequence[Kernel]) -> Iterator[list[str]]:
     """Clocks a wide tile of project_scan for each of the shapes' input features; weights stay where they fit."""
     for dtype, size in DTYPES.items():
         for shape in SHAPES.values():
-            kernel = next(each for each in kernels if each.name == f"project_scan_kernel<{dtype}, 8, false>")
+            kernel = next(each for each in kernels if each.name == f"project_scan_kernel<{dtype}, 8, true>")
             slices = -(-shape.C * size // 128)
             stages = min(2, slices)
             rest = 16384 * stages + 13056 + 2048 + 512

@@ -57,12 +57,14 @@ class Repeated {
 template <typename Real>
 struct RepeatedNeurons {
   Repeated<Real> decay, bias, threshold, gain;
+  Bounds bounds;
 
   RepeatedNeurons(const Neurons& neurons, std::int64_t H, std::int64_t count)
       : decay(neurons.decay, H, count),
         bias(neurons.bias_ih, H, count),
         threshold(neurons.threshold, H, count),
-        gain(neurons.gain, H, count) {
+        gain(neurons.gain, H, count),
+        bounds(neurons.bounds) {
     bias.add(neurons.bias_hh);
   }
 };

@@ -1,12 +1,12 @@
 // With v = f_t h_t - threshold, f_t = 1 or the factor of dropout (math/dropout.h), and r the gradient that reaches h_t from
 // later steps, for every channel, last step first:
 //
-//   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t      d_u[t] = relu'(h_t) (g_t + r_t)      r_{t-1} = w d_u[t]
+//   g_t = f_t dL/dS_t gain surrogate'(v) + dL/dh_t      d_u[t] = 1[lower < h_t < upper] (g_t + r_t)      r_{t-1} = w d_u[t]
 //
 // A tile reads dL/dS (and dL/dh, if there is one) and the membrane once, and writes d_u once: T * M * 3 (or 4) elements
 // move. The sums of the parameter gradients stay in cache beside the carry, one of each per channel.
 //
-// relu' is 0 at a membrane of zero and 1 at NaN, as in PyTorch: what depends on a NaN gets a NaN for a gradient.
+// The indicator is 0 at a bound and 1 at NaN, as PyTorch has it: what depends on a NaN gets a NaN for a gradient.
 #include <algorithm>
 #include <array>
 #include <type_traits>
@@ -29,6 +29,7 @@ struct BackwardTile {
   using Real = State<Scalar>;
 
   const Real *decay, *threshold, *gain;
+  Clamp<Real> clip;
   Columns<Real> r;
   Columns<Real> d_u_next;  // d_u[t + 1], the factor of h_t in sum_decay
   Columns<Real> sum_bias, sum_decay, sum_threshold, sum_gain;
@@ -43,7 +44,8 @@ struct BackwardTile {
   BackwardTile(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
         threshold(neurons.threshold.from(span.first)),
-        gain(neurons.gain.from(span.first)) {
+        gain(neurons.gain.from(span.first)),
+        clip(Clamp<Real>::template rounded<Scalar>(neurons.bounds)) {
     load_state(args.grad_final_membrane, span, r);
     for (auto* sum : sums()) fill_zeros(span, *sum);
     for (Totals& total : totals) std::fill_n(total.values, span.width, 0.0);
@@ -79,6 +81,16 @@ LEAKYPAR_ALWAYS_INLINE inline void dispatch_surrogate(SurrogateKind kind, const 
       return body(std::integral_constant<SurrogateKind, leaky_spike_operator>());
     case sparse_fast_sigmoid:
       return body(std::integral_constant<SurrogateKind, sparse_fast_sigmoid>());
+  }
+}
+
+// Runs body with the bounds (0, inf) where they are those: one comparison an element rather than two.
+template <typename Real, typename Body>
+LEAKYPAR_ALWAYS_INLINE inline void dispatch_clip(bool rectify, const Clamp<Real>& clip, const Body& body) {
+  if (rectify) {
+    body(Rectify<Real>());
+  } else {
+    body(clip);
   }
 }
 
@@ -127,15 +139,16 @@ LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& t
   for (std::int64_t c = 0; c < width; ++c) tile.g[c] += to_state(grad_membrane[c]);
 }
 
-// d_u = relu'(h) (g + r), r = w d_u. kLast: the last row, whose membrane no later one comes from. The pragma is true although grad_u may be the row that the membrane is read from.
-template <bool kSums, bool kLast, typename Scalar, typename Projected, typename Real>
+// d_u = 1[lower < h < upper] (g + r), r = w d_u. kLast: the last row, whose membrane no later one comes from. The pragma is
+// true although grad_u may be the row that the membrane is read from.
+template <bool kSums, bool kLast, typename Scalar, typename Projected, typename Real, typename Clip>
 LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width, const Real* membrane,
-                                                  Projected* grad_u) {
+                                                  Projected* grad_u, const Clip& clip) {
   const Real* decay = tile.decay;
 #pragma GCC ivdep
   for (std::int64_t c = 0; c < width; ++c) {
     const Real h = membrane[c];
-    const Real d_u = keep_if(!(h <= Real(0)), tile.g[c] + tile.r[c]);
+    const Real d_u = keep_if(clip.passes(h), tile.g[c] + tile.r[c]);
     grad_u[c] = to_element<Projected>(d_u);
     tile.r[c] = decay[c] * d_u;
     if constexpr (kSums) {
@@ -194,12 +207,15 @@ void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, Backw
   const std::int64_t M = args.N * args.H;
   const bool has_sums = args.sum_bias != nullptr || args.sum_decay != nullptr;
   const bool has_spike_sums = args.sum_threshold != nullptr || args.sum_gain != nullptr;
+  const bool rectify = args.neurons.bounds.rectify();
   dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const auto* h = gradient_row(args, span, t, has_spike_sums, tile);
       dispatch_flag(has_sums, [&](auto sums) LEAKYPAR_ALWAYS_INLINE {
         dispatch_flag(t == args.T - 1, [&](auto last) LEAKYPAR_ALWAYS_INLINE {
-          recurrence_row<sums(), last()>(tile, span.width, h, args.grad_u + t * M + span.first);
+          dispatch_clip(rectify, tile.clip, [&](const auto& clip) LEAKYPAR_ALWAYS_INLINE {
+            recurrence_row<sums(), last()>(tile, span.width, h, args.grad_u + t * M + span.first, clip);
+          });
         });
       });
       if (t % summed_steps == 0) add_sums_to_totals(span, tile);
@@ -254,12 +270,13 @@ void compose_steps(const ScanBackward<Scalar, Projected>& args, const RepeatedNe
   Columns<Real> passes, offset;
   std::fill_n(passes.values, all.width, Real(1));
   fill_zeros(all, offset);
+  const Clamp<Real> clip = tile.clip;
   dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = args.T - 1; t >= 0; --t) {
       const Real* __restrict h = gradient_row(args, all, t, false, tile);
       const Real* __restrict decay = tile.decay;
       for (std::int64_t c = 0; c < all.width; ++c) {
-        const bool active = !(h[c] <= Real(0));
+        const bool active = clip.passes(h[c]);
         passes[c] = keep_if(active, passes[c]);
         offset[c] = keep_if(active, decay[c] * (tile.g[c] + offset[c]));
       }
@@ -274,13 +291,14 @@ void walk_growing(const ScanBackward<Scalar, Projected>& args, const RepeatedNeu
                   const Segments& segments, Span span, Real* carries) {
   const std::int64_t M = args.N * args.H;
   BackwardTile<Scalar> tile(args, neurons, span);
+  const Clamp<Real> clip = tile.clip;
   for (std::int64_t s = segments.count - 1; s > 0; --s) {
     dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
       for (std::int64_t t = segments.first(s) + segments.steps(s, args.T) - 1; t >= segments.first(s); --t) {
         const Real* __restrict h = gradient_row(args, span, t, false, tile);
         const Real* __restrict decay = tile.decay;
         for (std::int64_t c = 0; c < span.width; ++c) {
-          tile.r[c] = decay[c] * keep_if(!(h[c] <= Real(0)), tile.g[c] + tile.r[c]);
+          tile.r[c] = decay[c] * keep_if(clip.passes(h[c]), tile.g[c] + tile.r[c]);
         }
       }
     });

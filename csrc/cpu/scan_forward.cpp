@@ -1,4 +1,4 @@
-// h_t = relu(w h_{t-1} + u_t + b),  S_t = gain * 1[f_t h_t - threshold > 0], for every channel, in time order;
+// h_t = clamp(w h_{t-1} + u_t + b, lower, upper),  S_t = gain * 1[f_t h_t - threshold > 0], for every channel, in time order;
 // f_t is 1, or the factor of dropout (math/dropout.h).
 //
 // A tile reads each u once and writes each output once: T * M * (1 + outputs) elements move, and the rest stays in
@@ -21,6 +21,7 @@ struct ForwardTile {
   using Real = State<Scalar>;
 
   const Real *decay, *bias, *threshold;
+  Clamp<Real> clip;
   Columns<Scalar> gain;  // what a spike is worth, as the element that is written
   Columns<Real> h;
 
@@ -28,7 +29,8 @@ struct ForwardTile {
   ForwardTile(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<Real>& neurons, Span span)
       : decay(neurons.decay.from(span.first)),
         bias(neurons.bias.from(span.first)),
-        threshold(neurons.threshold.from(span.first)) {
+        threshold(neurons.threshold.from(span.first)),
+        clip(Clamp<Real>::of(neurons.bounds)) {
     const Real* values = neurons.gain.from(span.first);
     for (std::int64_t c = 0; c < span.width; ++c) gain[c] = to_element<Scalar>(values[c]);
     load_state(args.initial_membrane, span, h);
@@ -42,9 +44,10 @@ LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::i
                                                Scalar* spikes, Scalar* membrane) {
   using Real = State<Scalar>;
   const Real *decay = tile.decay, *bias = tile.bias, *threshold = tile.threshold;
+  const Clamp<Real> clip = tile.clip;
 #pragma GCC ivdep
   for (std::int64_t c = 0; c < width; ++c) {
-    const Real h = membrane_step(decay[c], tile.h[c], to_state(u[c]) + bias[c]);
+    const Real h = membrane_step(decay[c], tile.h[c], to_state(u[c]) + bias[c], clip);
     tile.h[c] = h;
     if constexpr (kSpikes) spikes[c] = keep_if(spike(h - threshold[c]), tile.gain[c]);
     if constexpr (kMembrane) membrane[c] = to_element<Scalar>(h);
@@ -107,9 +110,10 @@ void compose_steps(const ScanForward<Scalar, Projected>& args, const RepeatedNeu
                    ClampAffine<Real>* maps) {
   const Span all = {0, args.N * args.H};
   const Real *decay = neurons.decay.from(0), *bias = neurons.bias.from(0);
+  const auto clip = Clamp<Real>::of(neurons.bounds);
   Columns<Real> offset, below, above;
   for (std::int64_t c = 0; c < all.width; ++c) {
-    const auto map = ClampAffine<Real>::first(decay[c], to_state(args.u[c]) + bias[c]);
+    const auto map = ClampAffine<Real>::first(decay[c], to_state(args.u[c]) + bias[c], clip);
     offset[c] = map.offset;
     below[c] = map.below;
     above[c] = map.above;
@@ -120,7 +124,7 @@ void compose_steps(const ScanForward<Scalar, Projected>& args, const RepeatedNeu
 #pragma GCC ivdep
       for (std::int64_t c = 0; c < all.width; ++c) {
         ClampAffine<Real> map = {offset[c], below[c], above[c]};
-        map.then(decay[c], to_state(u[c]) + bias[c]);
+        map.then(decay[c], to_state(u[c]) + bias[c], clip);
         offset[c] = map.offset;
         below[c] = map.below;
         above[c] = map.above;

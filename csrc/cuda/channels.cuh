@@ -41,6 +41,10 @@ cudaError_t dispatch_version(std::int64_t M, bool plain, Body body, Pointers... 
   return dispatch_width<Scalar, Wide>(M, of_width, pointers...);
 }
 
+// What clips a membrane: a plain call's bounds are (0, inf), which are known when compiled.
+template <typename Real, bool Plain>
+using ClipOf = std::conditional_t<Plain, Rectify<Real>, Clamp<Real>>;
+
 // Width elements that travel as one access.
 template <typename Scalar, int Width>
 struct alignas(sizeof(Scalar) * Width) Packet {

@@ -1,6 +1,7 @@
 // The projection, the scan and the spike in one kernel; u never reaches memory:
 //
-//   u_t = W x_t      h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial_membrane      S_t = gain * 1[f_t h_t - threshold > 0]
+//   u_t = W x_t     h_t = clamp(w h_{t-1} + u_t + b, lower, upper),   h_0 = initial_membrane
+//   S_t = gain * 1[f_t h_t - threshold > 0]
 //
 // Operand order. Neurons are the rows of the product and (time, batch) its columns: d = W x^T, both operands with k
 // contiguous, as ldmatrix wants them. Which neuron is which row and which step is which column is free, since ldmatrix
@@ -46,15 +47,16 @@ namespace {
 using Map = ClampAffine<float>;
 
 // Step 2: a lane's runs, each as one map.
-template <int Pairs>
-__device__ __forceinline__ void compose_runs(Accumulators<Pairs>& u, const Shared& shared, const Thread& thread) {
+template <int Pairs, typename Clip>
+__device__ __forceinline__ void compose_runs(Accumulators<Pairs>& u, const Shared& shared, const Thread& thread,
+                                             const Clip& clip) {
 #pragma unroll
   for (int which = 0; which < lane_neurons; ++which) {
     const int row = thread.warp_row * warp_neurons + which * 8 + thread.group;
     const float decay = shared.decay[row];
-    Map map = Map::first(decay, at<Pairs>(u, which, 0));
+    Map map = Map::first(decay, at<Pairs>(u, which, 0), clip);
 #pragma unroll
-    for (int step = 1; step < 2 * Pairs; ++step) map.then(decay, at<Pairs>(u, which, step));
+    for (int step = 1; step < 2 * Pairs; ++step) map.then(decay, at<Pairs>(u, which, step), clip);
     if (grows(decay)) {
       const float reciprocal = 1.0f / decay;
       map.offset = 0.0f;
@@ -176,11 +178,11 @@ __device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const Proj
   }
 }
 
-// Step 5. Drops: whether there is dropout; the code of a generator costs registers where it is not run, too.
-template <bool Drops, typename Scalar, int Pairs>
+// Step 5. Plain: there is no dropout; the code of a generator costs registers where it is not run, too.
+template <bool Plain, typename Scalar, int Pairs>
 __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
                                            const ProjectTiles& tiles, const Shared& shared, const Thread& thread,
-                                           std::int64_t tile, bool packets) {
+                                           std::int64_t tile, bool packets, const ClipOf<float, Plain>& clip) {
   constexpr int run_steps = 2 * Pairs;
   const std::int64_t n = thread.row_of(thread.run);
   const std::int64_t t0 = tile * tiles.steps() + thread.place_in_time(thread.run) * run_steps;
@@ -204,14 +206,16 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
     if (step < steps) {
 #pragma unroll
       for (int which = 0; which < lane_neurons; ++which) {
-        h[which] = membrane_step(decay[which], h[which], at<Pairs>(u, which, step));
+        h[which] = membrane_step(decay[which], h[which], at<Pairs>(u, which, step), clip);
       }
       if (args.outputs.membrane != nullptr) store_neurons(args.outputs.membrane + offset, h, thread, neurons, packets);
       if (args.outputs.spikes != nullptr) {
         float seen[lane_neurons], spikes[lane_neurons];
 #pragma unroll
         for (int which = 0; which < lane_neurons; ++which) seen[which] = h[which];
-        if constexpr (Drops) drop_out(seen, args, offset, thread, packets);
+        if constexpr (!Plain) {
+          if (args.dropout.seed != nullptr) drop_out(seen, args, offset, thread, packets);
+        }
 #pragma unroll
         for (int which = 0; which < lane_neurons; ++which) {
           spikes[which] = spike(seen[which] - threshold[which]) ? gain[which] : 0.0f;
@@ -233,7 +237,7 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
 
 // Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers. In TF32 a
 // narrow tile's third block would cost four spilled registers on compute capability 9.0.
-template <typename Scalar, int Pairs, bool Drops>
+template <typename Scalar, int Pairs, bool Plain>
 __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Scalar) == 4 ? 2 : 3)
     project_scan_kernel(const ProjectScan<Scalar> args, const ProjectTiles tiles, const Access access,
                         const Tiling tiling, const LookBack<Map> book) {
@@ -338,13 +342,14 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Sc
     with_weight = !tiles.weights_resident;
 
     if (split && threadIdx.x == 0) *shared.ticket = atomicAdd(book.ticket + thread.team, 1u);
-    compose_runs<Pairs>(u, shared, thread);
+    const auto clip = ClipOf<float, Plain>::of(args.neurons.bounds);
+    compose_runs<Pairs>(u, shared, thread, clip);
     __syncthreads();  // maps and ticket are there, and every slot is free
     const std::int64_t next = split ? *shared.ticket : tile + 1;
     if (next < time_tiles) begin(next, with_weight);
     carry_into_runs<Pairs>(args, tiles, shared, thread, tile, tiling, book);
     __syncthreads();  // every run's carry is there
-    replay_run<Drops, Scalar, Pairs>(u, args, tiles, shared, thread, tile, access.packets);
+    replay_run<Plain, Scalar, Pairs>(u, args, tiles, shared, thread, tile, access.packets, clip);
     if (next >= time_tiles) return;
     tile = next;
   }
@@ -394,11 +399,12 @@ cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectTiles& ti
   if (error != cudaSuccess) return error;
   const std::int64_t blocks = tiles.teams(args.N, args.H) * tiles.time_blocks;
   const auto shared_bytes = static_cast<std::size_t>(tiles.shared_bytes(args.C, sizeof(Scalar)));
-  const auto of_width = [&](auto drops) {
-    constexpr bool Drops = decltype(drops)::value;
-    return tiles.wide ? project_scan_kernel<Scalar, 8, Drops> : project_scan_kernel<Scalar, 4, Drops>;
+  const auto of_width = [&](auto plain) {
+    constexpr bool Plain = decltype(plain)::value;
+    return tiles.wide ? project_scan_kernel<Scalar, 8, Plain> : project_scan_kernel<Scalar, 4, Plain>;
   };
-  const auto kernel = args.dropout.seed != nullptr ? of_width(std::true_type()) : of_width(std::false_type());
+  const bool plain = args.neurons.bounds.rectify() && args.dropout.seed == nullptr;
+  const auto kernel = plain ? of_width(std::true_type()) : of_width(std::false_type());
   return launch(kernel, blocks, ProjectTiles::threads, shared_bytes, stream, args, tiles, access_of(args), tiling,
                 LookBack<Map>::at(workspace, tiling));
 }

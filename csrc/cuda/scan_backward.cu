@@ -1,10 +1,10 @@
 // The scan's gradient, for every channel of [T, M], M = N * H, from the last step to the first. With
 // v_t = f_t h_t - threshold, f_t = 1 or the factor of dropout (math/dropout.h), and r_T = grad_final_membrane,
 //
-//   g_t = f_t dL/dS_t gain surrogate'(v_t) + dL/dh_t       d_u[t] = 1[h_t > 0] (g_t + r_t)       r_{t-1} = w d_u[t]
+//   g_t = f_t dL/dS_t gain surrogate'(v_t) + dL/dh_t     d_u[t] = 1[lower < h_t < upper] (g_t + r_t)     r_{t-1} = w d_u[t]
 //
 // and the parameters' sums over time that kernels.h defines, left for the caller to add up over time tiles and batch. The
-// indicator is 0 at a membrane of zero and 1 at NaN, as relu's derivative is in torch.
+// indicator is 0 at a bound and 1 at NaN, as torch has the derivatives of relu and hardtanh.
 //
 // Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and time tile 0 is the last.
 //   sequential: a thread walks all T steps of 16 bytes of channels; a ring of copies to shared memory runs ahead of the walk.
@@ -35,8 +35,8 @@ namespace {
 
 constexpr int backward_depth = sequential_depth / 2;  // two or three arrays are read where the forward scan reads one
 
-// The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, and there is no dropout: the common
-// case carries one formula and no generator. Otherwise both are as the arguments say.
+// The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, the bounds are (0, inf), and there is
+// no dropout: the common case carries one formula and no generator. Otherwise all are as the arguments say.
 template <bool Plain>
 __device__ __forceinline__ Surrogate known(Surrogate surrogate) {
   if constexpr (Plain) surrogate.kind = SurrogateKind::atan;
@@ -49,9 +49,11 @@ struct BackwardChannels {
   using Vector = Packet<Scalar, Width>;
 
   Real decay[Width], threshold[Width], gain[Width];
+  ClipOf<Real, Plain> clip;
   Real sum_bias[Width] = {}, sum_decay[Width] = {}, sum_threshold[Width] = {}, sum_gain[Width] = {};
 
-  __device__ __forceinline__ BackwardChannels(const ScanBackward<Scalar>& args, std::int64_t neuron) {
+  __device__ __forceinline__ BackwardChannels(const ScanBackward<Scalar>& args, std::int64_t neuron)
+      : clip(decltype(clip)::template rounded<Scalar>(args.neurons.bounds)) {
     read(decay, args.neurons.decay, neuron, args.H);
     read(threshold, args.neurons.threshold, neuron, args.H);
     read(gain, args.neurons.gain, neuron, args.H);
@@ -94,7 +96,7 @@ struct BackwardChannels {
     Real d_u[Width];
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      d_u[i] = widen(membrane.element[i]) <= Real(0) ? Real(0) : g[i] + r[i];
+      d_u[i] = clip.passes(widen(membrane.element[i])) ? g[i] + r[i] : Real(0);
       sum_bias[i] += d_u[i];
       sum_decay[i] += d_u[i] * earlier[i];
       r[i] = decay[i] * d_u[i];
@@ -236,7 +238,7 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
       channels.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        map[i].then(channels.decay[i], g[s][i], !(widen(membrane[s].element[i]) <= Real(0)));
+        map[i].then(channels.decay[i], g[s][i], channels.clip.passes(widen(membrane[s].element[i])));
       }
     }
   }
@@ -299,7 +301,7 @@ struct Backward {
 
   template <typename Scalar>
   static bool plain(const ScanBackward<Scalar>& args) {
-    return args.surrogate.kind == SurrogateKind::atan && args.dropout.seed == nullptr;
+    return args.surrogate.kind == SurrogateKind::atan && args.neurons.bounds.rectify() && args.dropout.seed == nullptr;
   }
   template <typename Scalar, typename Body>
   static cudaError_t pointers(const ScanBackward<Scalar>& args, Body body) {

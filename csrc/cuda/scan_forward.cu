@@ -1,6 +1,6 @@
 // Scan and spike over a projected input, for every channel of [T, M], M = N * H:
 //
-//   h_t = relu(w h_{t-1} + u_t + b),   h_0 = initial_membrane          S_t = gain * 1[f_t h_t - threshold > 0]
+//   h_t = clamp(w h_{t-1} + u_t + b, lower, upper),   h_0 = initial_membrane      S_t = gain * 1[f_t h_t - threshold > 0]
 //
 // with f_t = 1, or the factor of dropout (math/dropout.h).
 //
@@ -34,12 +34,15 @@
 namespace leakypar::cuda {
 namespace {
 
-// Plain: there is no dropout, and no code for it, which would cost registers where it is not run, too.
+// Plain: the bounds are (0, inf) and there is no dropout, and no code for others, which would cost registers where it is not
+// run, too.
 template <typename Scalar, int Width, bool Plain>
 struct ForwardChannels {
   State<Scalar> decay[Width], bias[Width], threshold[Width], gain[Width];
+  ClipOf<State<Scalar>, Plain> clip;
 
-  __device__ __forceinline__ ForwardChannels(const ScanForward<Scalar>& args, std::int64_t neuron) {
+  __device__ __forceinline__ ForwardChannels(const ScanForward<Scalar>& args, std::int64_t neuron)
+      : clip(decltype(clip)::of(args.neurons.bounds)) {
     State<Scalar> bias_hh[Width];
     read(decay, args.neurons.decay, neuron, args.H);
     read(bias, args.neurons.bias_ih, neuron, args.H);
@@ -54,7 +57,7 @@ struct ForwardChannels {
   __device__ __forceinline__ void step(State<Scalar> (&h)[Width], const Packet<Scalar, Width>& u,
                                        const ScanForward<Scalar>& args, std::int64_t offset) const {
 #pragma unroll
-    for (int i = 0; i < Width; ++i) h[i] = membrane_step(decay[i], h[i], widen(u.element[i]) + bias[i]);
+    for (int i = 0; i < Width; ++i) h[i] = membrane_step(decay[i], h[i], widen(u.element[i]) + bias[i], clip);
     if (args.outputs.membrane != nullptr) store(args.outputs.membrane + offset, h);
     if (args.outputs.spikes != nullptr) {
       State<Scalar> seen[Width], spikes[Width];
@@ -141,13 +144,13 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
   const auto input = [&](int s, int i) { return widen(u[s].element[i]) + channels.bias[i]; };
   if (steps > 0) {
 #pragma unroll
-    for (int i = 0; i < Width; ++i) map[i] = Map::first(channels.decay[i], input(0, i));
+    for (int i = 0; i < Width; ++i) map[i] = Map::first(channels.decay[i], input(0, i), channels.clip);
   }
 #pragma unroll
   for (int s = 1; s < run; ++s) {
     if (s < steps) {
 #pragma unroll
-      for (int i = 0; i < Width; ++i) map[i].then(channels.decay[i], input(s, i));
+      for (int i = 0; i < Width; ++i) map[i].then(channels.decay[i], input(s, i), channels.clip);
     }
   }
 #pragma unroll
@@ -197,7 +200,7 @@ struct Forward {
 
   template <typename Scalar>
   static bool plain(const ScanForward<Scalar>& args) {
-    return args.dropout.seed == nullptr;
+    return args.neurons.bounds.rectify() && args.dropout.seed == nullptr;
   }
   template <typename Scalar, typename Body>
   static cudaError_t pointers(const ScanForward<Scalar>& args, Body body) {

@@ -1,8 +1,9 @@
 // The algebra that makes a clipped recurrence a scan, for every decay w.
 //
-// One step of the membrane, h' = relu(w h + u), clamps an affine map; so do n steps, and so do pieces in a row. Let F be
-// the map of n steps. Its affine part is w^n h + b, which is of no use where w^n overflows: b then overflows too, and the
-// sign of their sum is lost. The decay is one number a neuron for all time, so each has the form that converges:
+// One step of the membrane, h' = clamp(w h + u, lower, upper), clamps an affine map; so do n steps, and so do pieces in a
+// row. Bounds of (0, inf) are relu, of (-inf, inf) none. Let F be the map of n steps. Its affine part is w^n h + b, which is
+// of no use where w^n overflows: b then overflows too, and the sign of their sum is lost. The decay is one number a neuron
+// for all time, so each has the form that converges:
 //
 //   |w| <= 1     F(h) = clamp(w^n h + offset)         offset = sum_j u_j w^(n-j)         j = 1 ... n
 //   |w| >  1     F(h) = clamp(w^n (h + offset))       offset = sum_j u_j w^-j
@@ -15,17 +16,17 @@
 //
 //   below = F(-inf) = F2(below1)       above = F(+inf) = F2(above1)       clamp(v) lies between the two, in either order
 //
-// The limits are walked step by step as the membrane is, so that they are exactly what the membrane is where relu has
+// The limits are walked step by step as the membrane is, so that they are exactly what the membrane is where a bound has
 // stopped it once.
 //
 // Error. Let e be the unit roundoff (2^-24 in float32). However n steps are cut and associated, the result is the exact
 // one of a carry and inputs that are each off by a relative (4 n + 16) e, and by one subnormal: the steps one by one
 // give that of inputs off by some 2 e a step. So it differs from theirs by what they lose themselves, but for a factor:
 //
-//   |w| <  1     (4 n + 16) e (|w^n h| + sum_j |w|^(n-j) |u_j|) at most, and never more than relu lets through
+//   |w| <  1     (4 n + 16) e (|w^n h| + sum_j |w|^(n-j) |u_j|) at most, and never more than the bounds let through
 //   |w| >  1     where h + offset cancels, the membrane sits on an unstable fixed point: an error of the first step has
-//                grown by w^n in either computation, and they may part. Everywhere else relu or infinity decides, as it
-//                does step by step. Above 2^126 the reciprocal is subnormal, and inputs are off by up to 2^-22.
+//                grown by w^n in either computation, and they may part. Everywhere else a bound or infinity decides, as
+//                it does step by step. Above 2^126 the reciprocal is subnormal, and inputs are off by up to 2^-22.
 //
 // This holds wherever no step's membrane, from this carry, and no partial sum passes the largest number. A membrane that
 // becomes infinite stays so, with one exception: where it does so and a number as large and negative follows within the
@@ -37,7 +38,7 @@
 //   infinity, which no finite carry meets), and the offset, of whatever value, counts for nothing; or both are NaN
 //   an infinite carry gives a limit, a carry of NaN gives NaN
 //   w = 0: no finite carry matters, an infinite one gives NaN; `below` is walked from 0
-//   w infinite: positive carries give `above`, others `below`, which is walked from 0
+//   w infinite: positive carries give `above`, negative ones `below`, and 0 gives NaN
 #pragma once
 
 #include <cfloat>
@@ -45,7 +46,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "scalar.h"
+#include "bounds.h"
 
 namespace leakypar {
 
@@ -65,11 +66,10 @@ LEAKYPAR_HOST_DEVICE bool is_finite(Real value) {
   return std::fabs(value) <= Limits<Real>::max;
 }
 
-// One step of the membrane. Not max(), which would hide NaN.
-template <typename Real>
-LEAKYPAR_HOST_DEVICE Real membrane_step(Real decay, Real h, Real u) {
-  const Real value = decay * h + u;
-  return value <= Real(0) ? Real(0) : value;
+// One step of the membrane.
+template <typename Real, typename Clip>
+LEAKYPAR_HOST_DEVICE Real membrane_step(Real decay, Real h, Real u, const Clip& clip) {
+  return clip(decay * h + u);
 }
 
 template <typename Real>
@@ -120,16 +120,18 @@ struct ClampAffine {
 
   // One step. A run of more goes on with then() for every further step, and, where the decay grows, takes the offset
   // anew: from the last step to the first, from_last(1 / decay, u) on an offset of 0.
-  static LEAKYPAR_HOST_DEVICE ClampAffine first(Real decay, Real u) {
+  template <typename Clip>
+  static LEAKYPAR_HOST_DEVICE ClampAffine first(Real decay, Real u, const Clip& clip) {
     constexpr Real infinity = std::numeric_limits<Real>::infinity();
-    const Real lowest = decay == Real(0) || std::fabs(decay) == infinity ? Real(0) : -infinity;
-    return {u, membrane_step(decay, lowest, u), membrane_step(decay, infinity, u)};
+    const Real lowest = decay == Real(0) ? Real(0) : -infinity;
+    return {u, membrane_step(decay, lowest, u, clip), membrane_step(decay, infinity, u, clip)};
   }
 
-  LEAKYPAR_HOST_DEVICE void then(Real decay, Real u) {
+  template <typename Clip>
+  LEAKYPAR_HOST_DEVICE void then(Real decay, Real u, const Clip& clip) {
     offset = decay * offset + u;
-    below = membrane_step(decay, below, u);
-    above = membrane_step(decay, above, u);
+    below = membrane_step(decay, below, u, clip);
+    above = membrane_step(decay, above, u, clip);
   }
 
   // The terms of a sum from the last on: a power that underflows multiplies nothing that it should not.
@@ -138,7 +140,7 @@ struct ClampAffine {
   // power: of the decay, to as many steps as this is the map of.
   LEAKYPAR_HOST_DEVICE Real operator()(Real h, const Power<Real>& power) const {
     if (!is_finite(h) || !is_finite(power.rest)) {
-      if (h != h) return h;
+      if (h != h || h == Real(0)) return h * power.rest;  // of 0 and infinity, NaN
       return h > Real(0) || power.rest == Real(0) ? above : below;
     }
     const Real value = power.grows ? power.times(h + offset) : power.times(h) + offset;
@@ -159,12 +161,12 @@ LEAKYPAR_HOST_DEVICE ClampAffine<Real> compose(const ClampAffine<Real>& first, s
   return {offset, then(first.below, then_power), then(first.above, then_power)};
 }
 
-// The backward recurrence is linear, but for relu, which stops it. With r the gradient that reaches h_t from the future,
-// one step back is
+// The backward recurrence is linear, but for the bounds, which stop it. With r the gradient that reaches h_t from the
+// future, one step back is
 //
-//   d_u = k (g + r),   r' = w d_u,     k = 1[h > 0].
+//   d_u = k (g + r),   r' = w d_u,     k = 1[lower < h < upper].
 //
-// A run of n steps that relu lets pass, everywhere, is affine; one that it stops somewhere is constant: what lies beyond
+// A run of n steps that the bounds let pass, everywhere, is affine; one that it stops somewhere is constant: what lies beyond
 // is masked, not multiplied by zero, since it may be infinite or NaN. With j = 1 the first step that is visited,
 //
 //   passes, |w| <= 1     r' = w^n r + offset          offset = sum_j g_j w^(n-j+1)

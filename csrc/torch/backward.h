@@ -69,9 +69,9 @@ template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     MaybeTensor grad_spikes, MaybeTensor grad_membrane, MaybeTensor grad_final_membrane, MaybeTensor membrane,
     MaybeTensor checkpoints, MaybeTensor x, MaybeTensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh,
-    Tensor threshold, Tensor gain, MaybeTensor initial_membrane, MaybeTensor seed, double dropout,
-    std::int64_t surrogate, double p0, double p1, std::int64_t outputs, bool allow_tf32,
-    std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk) {
+    Tensor threshold, Tensor gain, MaybeTensor initial_membrane, MaybeTensor seed, std::optional<double> lower,
+    std::optional<double> upper, double dropout, std::int64_t surrogate, double p0, double p1, std::int64_t outputs,
+    bool allow_tf32, std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk) {
   check_outputs(outputs, 7);
   const bool wants_x = wants(outputs, 0), wants_weight = wants(outputs, 1);
   STD_TORCH_CHECK(membrane.has_value() != checkpoints.has_value(),
@@ -100,6 +100,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     check_like(*tensor, name, like, like.scalar_type());
     return tensor->is_contiguous() ? *tensor : torch::stable::contiguous(*tensor);
   };
+  const Bounds bounds = bounds_from(lower, upper);
   const NoGrad no_grad;
   const typename Device::Guard guard(like);
 
@@ -132,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       ScanForward<Scalar, Projected> args = {};
       args.N = N;
       args.H = H;
-      args.neurons = neurons_from(decay, bias_ih, bias_hh, threshold, gain, H, like);
+      args.neurons = neurons_from(decay, bias_ih, bias_hh, threshold, gain, bounds, H, like);
       return Membrane<Device, Scalar, Projected>(*x, *weight, *checkpoints, first, args, plan, allow_tf32);
     }();
 
@@ -160,7 +161,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     args.N = N;
     args.H = H;
     args.grad_final_membrane = pointer<const Real>(from_final);
-    args.neurons = neurons_from(decay, std::nullopt, std::nullopt, threshold, gain, H, like);
+    args.neurons = neurons_from(decay, std::nullopt, std::nullopt, threshold, gain, bounds, H, like);
     args.surrogate = {static_cast<SurrogateKind>(surrogate), p0, p1};
     args.grad_u = static_cast<Projected*>(grad_u.data_ptr());
     for (std::int64_t k = N * H > 0 ? chunks - 1 : -1; k >= 0; --k) {

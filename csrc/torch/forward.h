@@ -23,13 +23,11 @@ inline std::optional<Method> method_from(const std::optional<std::string>& name)
 // Returns spikes and membrane [T, N, H], the checkpoints [chunks - 1, N, H], which are the membrane between chunks and all
 // that a backward which recomputes it needs, and the final membrane [N, H]; an empty tensor for each that is not wanted.
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih,
-                                                   MaybeTensor bias_hh, Tensor threshold, Tensor gain,
-                                                   MaybeTensor initial_membrane, MaybeTensor seed, double dropout,
-                                                   std::int64_t outputs, bool allow_tf32,
-                                                   std::optional<std::string> method,
-                                                   std::optional<std::int64_t> gemm_chunk,
-                                                   std::optional<std::vector<std::int64_t>> tiles) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+    Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain,
+    MaybeTensor initial_membrane, MaybeTensor seed, std::optional<double> lower, std::optional<double> upper,
+    double dropout, std::int64_t outputs, bool allow_tf32, std::optional<std::string> method,
+    std::optional<std::int64_t> gemm_chunk, std::optional<std::vector<std::int64_t>> tiles) {
   check_outputs(outputs, 4);
   check_dimensions(x, "x", {"T", "N", "C"});
   check_dimensions(weight, "weight", {"H", "C"});
@@ -63,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
     const auto in_chunks = [&](auto args, const auto& run) {
       args.N = N;
       args.H = H;
-      args.neurons = neurons_from(decay, bias_ih, bias_hh, threshold, gain, H, x);
+      args.neurons = neurons_from(decay, bias_ih, bias_hh, threshold, gain, bounds_from(lower, upper), H, x);
       args.initial_membrane = pointer<const Real>(first);
       for (std::int64_t k = 0; k < (N * H > 0 ? chunks : 0); ++k) {
         const std::int64_t t = k * plan.gemm_chunk;
@@ -119,12 +117,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer(
     Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain,
-    MaybeTensor initial_membrane, MaybeTensor seed, double dropout, std::int64_t /* surrogate */, double /* p0 */,
-    double /* p1 */, std::int64_t outputs, bool allow_tf32, std::optional<std::string> method,
-    std::optional<std::int64_t> gemm_chunk, std::optional<std::vector<std::int64_t>> tiles,
-    std::optional<std::string> /* backward_method */, std::optional<std::int64_t> /* backward_gemm_chunk */) {
-  return forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, dropout, outputs,
-                         allow_tf32, method, gemm_chunk, tiles);
+    MaybeTensor initial_membrane, MaybeTensor seed, std::optional<double> lower, std::optional<double> upper,
+    double dropout, std::int64_t /* surrogate */, double /* p0 */, double /* p1 */, std::int64_t outputs,
+    bool allow_tf32, std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk,
+    std::optional<std::vector<std::int64_t>> tiles, std::optional<std::string> /* backward_method */,
+    std::optional<std::int64_t> /* backward_gemm_chunk */) {
+  return forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, lower, upper,
+                         dropout, outputs, allow_tf32, method, gemm_chunk, tiles);
 }
 
 }  // namespace leakypar

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -135,11 +136,18 @@ inline Parameter parameter(const MaybeTensor& tensor, const char* name, std::int
   return {tensor->data_ptr(), parameter_dtype(*tensor, name), scalar ? 0 : tensor->stride(0)};
 }
 
+// None is no bound.
+inline Bounds bounds_from(std::optional<double> lower, std::optional<double> upper) {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  return {lower.value_or(none), upper.value_or(none)};
+}
+
 inline Neurons neurons_from(const Tensor& decay, const MaybeTensor& bias_ih, const MaybeTensor& bias_hh,
-                            const Tensor& threshold, const Tensor& gain, std::int64_t H, const Tensor& like) {
-  return {parameter(decay, "decay", H, like), parameter(bias_ih, "bias_ih", H, like),
+                            const Tensor& threshold, const Tensor& gain, const Bounds& bounds, std::int64_t H,
+                            const Tensor& like) {
+  return {parameter(decay, "decay", H, like),     parameter(bias_ih, "bias_ih", H, like),
           parameter(bias_hh, "bias_hh", H, like), parameter(threshold, "threshold", H, like),
-          parameter(gain, "gain", H, like)};
+          parameter(gain, "gain", H, like),       bounds};
 }
 
 // Which outputs of an operator are asked for: bit i of the mask is the i-th of its results.

@@ -16,9 +16,9 @@ struct Piece {
 };
 
 template <typename Real>
-ClampAffine<Real> forward_map(Real decay, const Real* u, std::int64_t steps) {
-  auto map = ClampAffine<Real>::first(decay, u[0]);
-  for (std::int64_t t = 1; t < steps; ++t) map.then(decay, u[t]);
+ClampAffine<Real> forward_map(Real decay, const Clamp<Real>& clip, const Real* u, std::int64_t steps) {
+  auto map = ClampAffine<Real>::first(decay, u[0], clip);
+  for (std::int64_t t = 1; t < steps; ++t) map.then(decay, u[t], clip);
   if (grows(decay)) {
     map.offset = Real(0);
     for (std::int64_t t = steps - 1; t >= 0; --t) map.from_last(Real(1) / decay, u[t]);
@@ -52,11 +52,12 @@ void composed(std::vector<Piece<Map>> pieces, Real decay, const std::int64_t* me
 }
 
 template <typename Real>
-void forward(Real decay, const Real* u, const std::int64_t* lengths, std::int64_t pieces, const std::int64_t* merges,
-             const Real* carries, std::int64_t count, Real* results) {
+void forward(Real decay, double lower, double upper, const Real* u, const std::int64_t* lengths, std::int64_t pieces,
+             const std::int64_t* merges, const Real* carries, std::int64_t count, Real* results) {
+  const auto clip = Clamp<Real>::of({lower, upper});
   std::vector<Piece<ClampAffine<Real>>> maps;
   for (std::int64_t i = 0; i < pieces; u += lengths[i++]) {
-    maps.push_back({forward_map(decay, u, lengths[i]), lengths[i]});
+    maps.push_back({forward_map(decay, clip, u, lengths[i]), lengths[i]});
   }
   composed(maps, decay, merges, carries, count, results);
 }
@@ -75,14 +76,16 @@ void backward(Real decay, const Real* g, const std::uint8_t* active, const std::
 
 extern "C" {
 
-void forward_float(float decay, const float* u, const std::int64_t* lengths, std::int64_t pieces,
-                   const std::int64_t* merges, const float* carries, std::int64_t count, float* results) {
-  forward(decay, u, lengths, pieces, merges, carries, count, results);
+void forward_float(float decay, double lower, double upper, const float* u, const std::int64_t* lengths,
+                   std::int64_t pieces, const std::int64_t* merges, const float* carries, std::int64_t count,
+                   float* results) {
+  forward(decay, lower, upper, u, lengths, pieces, merges, carries, count, results);
 }
 
-void forward_double(double decay, const double* u, const std::int64_t* lengths, std::int64_t pieces,
-                    const std::int64_t* merges, const double* carries, std::int64_t count, double* results) {
-  forward(decay, u, lengths, pieces, merges, carries, count, results);
+void forward_double(double decay, double lower, double upper, const double* u, const std::int64_t* lengths,
+                    std::int64_t pieces, const std::int64_t* merges, const double* carries, std::int64_t count,
+                    double* results) {
+  forward(decay, lower, upper, u, lengths, pieces, merges, carries, count, results);
 }
 
 void backward_float(float decay, const float* g, const std::uint8_t* active, const std::int64_t* lengths,

@@ -16,7 +16,7 @@ from leakypar.nir import from_nir, to_nir
 nir = pytest.importorskip("nir", reason="needs the extra: pip install leakypar[nir]")
 
 C, H = 5, 4
-says = pytest.warns(UserWarning, match="NIR has no node that keeps a membrane above zero")
+says = pytest.warns(UserWarning, match="NIR has no node that keeps a membrane between bounds")
 
 
 def network(**options: Any) -> nn.Sequential:
