@@ -7,6 +7,7 @@ fused kernels where they were built (`build_info()` tells), and the layer runs t
 from . import flops as flops  # it registers the formulas
 from . import init, parametrizations, reference, surrogate
 from .build_info import build_info
+from .convert import SpikesAndMembrane, convert
 from .functional import leaky_parallel
 from .launch_plan import DeviceFacts, Method, Plan, Scan, Tiles, plan
 from .module import LeakyParallel
@@ -21,9 +22,11 @@ __all__ = [
     "Method",
     "Plan",
     "Scan",
+    "SpikesAndMembrane",
     "Tiles",
     "__version__",
     "build_info",
+    "convert",
     "firing_rates",
     "init",
     "leaky_parallel",

@@ -10,6 +10,8 @@ What an optimizer then sees is `layer.rnn.parametrizations.decay_l0.original` `[
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +39,7 @@ class unit_interval(nn.Module):
 class time_constant(nn.Module):
     r"""A decay by its time constant, which is trained: :math:`w = e^{-dt / \tau}`.
 
-    A step of an optimizer that takes :math:`\tau` below :math:`dt / 1000` makes a neuron without memory, of decay 0.
+    A step of an optimizer that takes :math:`\tau` below `SHORTEST` steps makes a neuron without memory, of decay 0.
 
     Source: the exact solution of :math:`\tau \dot h = -h` over a step; snntorch's `StateLeaky` trains the same.
 
@@ -50,6 +52,8 @@ class time_constant(nn.Module):
             and 1.
     """
 
+    SHORTEST: ClassVar[float] = 0.001  # e^-1000 is 0 in every dtype
+
     def __init__(self, dt: float = 1.0) -> None:
         super().__init__()
         if not validation.is_real(dt):
@@ -60,7 +64,7 @@ class time_constant(nn.Module):
 
     def forward(self, tau: Tensor) -> Tensor:
         """The decay `[H]` for time constants `[H]`."""
-        return torch.exp(-self.dt / tau.clamp(min=self.dt / 1000))
+        return torch.exp(-self.dt / tau.clamp(min=self.SHORTEST * self.dt))
 
     def right_inverse(self, decay: Tensor) -> Tensor:
         """The time constants `[H]` of a decay `[H]`."""
