@@ -287,7 +287,16 @@ class LeakyParallel(nn.Module):
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
         rectified = self.membrane_bounds == validation.RECTIFIED
-        decay = recurrent if dense or recurrent.dim() == 1 else recurrent.diagonal()
+        try:
+            decay = recurrent if recurrent.dim() == 1 else recurrent.diagonal()
+        except RuntimeError:
+            if recurrent.untyped_storage().size():
+                raise
+            raise RuntimeError(
+                "the parameters of rnn were freed after its call, as fully_shard(layer.rnn) does: "
+                "use fully_shard(layer), or reshard_after_forward=False"
+            ) from None
+        decay = recurrent if dense else decay
         if onnx.in_export():  # ONNX has nn.RNN
             onnx.check_bounds(self.membrane_bounds)
             decay = recurrent if dense else onnx.diagonal_matrix(recurrent)

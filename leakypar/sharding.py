@@ -29,7 +29,8 @@ class ShardNeurons(ParallelStyle):
     """Shards the neurons of a `LeakyParallel` over a mesh of one dimension; the last may have fewer.
 
     Input and output are plain tensors, each the same on every device: `[T, N, C]` and `[T, N, H]`. With dropout the
-    layer runs whole on every device, because what drops out goes by the place among all neurons.
+    layer runs whole on every device, because what drops out goes by the place among all neurons; every device then has
+    to draw from the same seed: `torch.manual_seed`.
 
     Raises:
         TypeError: the module is not a `LeakyParallel`.

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
+from torch.utils import cpp_extension
 
 from leakypar import LeakyParallel, surrogate
+from leakypar.build_info import extension
 
-from ..layers import each_backend
+from ..layers import each_backend, without_kernels
 
 pytestmark = pytest.mark.filterwarnings(  # of torch's own internals
     "ignore::DeprecationWarning", "ignore::FutureWarning"
@@ -123,15 +131,53 @@ def test_an_exported_program_keeps_the_membrane_and_says_so() -> None:
         exported(layer)
 
 
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tuple[nn.Module, str]]:
+    """A network and its package, made once for each backend and grad mode."""
+
+    @cache
+    def made(backend: str, grad: bool) -> tuple[nn.Module, str]:
+        net = Network(backend).eval()
+        with torch.set_grad_enabled(grad):
+            program = exported(net)
+        path = str(tmp_path_factory.mktemp("package") / "network.pt2")
+        return net, torch._inductor.aoti_compile_and_package(program, package_path=path)
+
+    return made
+
+
 @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
 @each_backend
-def test_a_package_of_aot_inductor_runs_at_every_length(backend: str, grad: bool, tmp_path: Path) -> None:
-    net = Network(backend).eval()
-    with torch.set_grad_enabled(grad):
-        program = exported(net)
-    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "network.pt2"))
+def test_a_package_of_aot_inductor_runs_at_every_length(backend: str, grad: bool, packaged: Any) -> None:
+    net, package = packaged(backend, grad)
     with torch.no_grad():
         run = torch._inductor.aoti_load_package(package)
         for T, N in SHAPES:
             x = torch.randn(T, N, C)
             torch.testing.assert_close(run(x), list(net(x)))
+
+
+@without_kernels
+def test_cpp_runs_a_package_without_python(packaged: Any, tmp_path: Path) -> None:
+    compiler, python = cpp_extension.get_cxx_compiler(), sysconfig.get_config_vars()
+    if sys.platform != "linux" or shutil.which(compiler) is None:
+        pytest.skip(f"no compiler of C++ for Linux: {compiler}")
+    if not python["Py_ENABLE_SHARED"]:
+        pytest.skip("this Python has no shared library, which the extension's symbols are linked to")
+    folders = [*cpp_extension.library_paths(), python["LIBDIR"]]
+    program = tmp_path / "run_package"
+    subprocess.run(
+        [compiler, "-std=c++20", "-O0", Path(__file__).with_name("run_package.cpp"), "-o", program]
+        + [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
+        + [flag for folder in folders for flag in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
+        # The package and the extension find these in the program, which itself calls nothing of the first and the last.
+        + ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", f"-lpython{python['LDVERSION']}", "-ldl"],
+        check=True,
+    )
+    net, package = packaged("fused", False)
+    for T, N in SHAPES:
+        arguments = [extension().__file__, package, *map(str, (T, N, C))]
+        run = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)
+        spikes = net(torch.ones(T, N, C))[0]
+        assert torch.equal(torch.tensor([float(value) for value in run.stdout.split()]), spikes.flatten())
+        assert spikes.any() or T == 1

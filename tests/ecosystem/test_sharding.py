@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,53 +12,97 @@ from torch import nn
 
 from leakypar import LeakyParallel, ops
 
-from ..layers import without_kernels
-from .two_processes import step, trained
+from ..layers import each_backend, without_kernels
+from .two_processes import Problem, step, trained
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch has no gloo")
 
 
-@without_kernels
-def test_sharded_neurons_train_as_one_process(tmp_path: Path) -> None:
+KERNELS = ops.is_available("cpu")
+
+
+def sharded(dropout: float) -> Problem:
+    first = LeakyParallel(
+        6, 8, beta=0.8, threshold=0.1, dropout=dropout, learn_beta=True, learn_threshold=True, backend="fused"
+    )
+    second = LeakyParallel(
+        8,
+        5,  # which two processes do not share evenly
+        beta=0.8,
+        bias=False,
+        learn_beta=True,
+        compact_decay=True,
+        threshold=torch.linspace(0.1, 0.2, 5),
+        dropout=dropout,
+        learn_threshold=True,
+        learn_graded_spikes_factor=True,
+        backend="fused",
+        recompute=True,
+    )
+    return Problem(nn.Sequential(first, second).double(), torch.randn(70, 3, 6, dtype=torch.float64), "neurons")
+
+
+def fsdp(how: str) -> Problem:
+    backend = "fused" if KERNELS else "rnn"
     net = nn.Sequential(
-        LeakyParallel(6, 8, beta=0.8, threshold=0.1, learn_beta=True, learn_threshold=True, backend="fused"),
+        LeakyParallel(6, 8, beta=0.8, threshold=torch.full((8,), 0.1), learn_beta=True, backend=backend),
         LeakyParallel(
-            8,
-            5,  # which two processes do not share evenly
-            beta=0.8,
-            bias=False,
-            learn_beta=True,
-            compact_decay=True,
-            threshold=torch.linspace(0.1, 0.2, 5),
-            learn_threshold=True,
-            learn_graded_spikes_factor=True,
-            backend="fused",
-            recompute=True,
+            8, 4, beta=0.8, threshold=torch.full((4,), 0.1), learn_beta=True, compact_decay=True, backend="rnn"
         ),
-    ).double()
-    x = torch.randn(70, 3, 6, dtype=torch.float64)
-    expected = step(copy.deepcopy(net), x)
-    found = trained(net, x, "neurons", tmp_path)
+    )
+    return Problem(net.double(), torch.randn(7, 4, 6, dtype=torch.float64), how)
+
+
+MAKERS = {
+    "neurons": partial(sharded, dropout=0.0),
+    "neurons, dropout": partial(sharded, dropout=0.4),
+    "fsdp": partial(fsdp, "fsdp"),
+    "fsdp of rnn": partial(fsdp, "fsdp of rnn"),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+    """What one process and what two make of each problem."""
+    problems = {name: make() for name, make in MAKERS.items() if KERNELS or name.startswith("fsdp")}
+    expected = {name: step(copy.deepcopy(net), x) for name, (net, x, _) in problems.items()}
+    found = trained(problems, tmp_path_factory.mktemp("shared"))
+    return {name: (expected[name], found[name]) for name in problems}
+
+
+def assert_equal(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=lambda message, name=name: f"{name}: {message}")
     assert expected["output"].any()
 
 
-def test_fsdp_of_each_layer_trains_as_one_process(tmp_path: Path) -> None:
-    backend = "fused" if ops.is_available("cpu") else "rnn"
-    net = nn.Sequential(
-        LeakyParallel(6, 8, beta=0.8, threshold=torch.full((8,), 0.1), learn_beta=True, backend=backend),
-        LeakyParallel(
-            8, 4, beta=0.8, threshold=torch.full((4,), 0.1), learn_beta=True, compact_decay=True, backend="rnn"
-        ),
-    ).double()
-    x = torch.randn(7, 4, 6, dtype=torch.float64)
-    expected = step(copy.deepcopy(net), x)
-    found = trained(net, x, "fsdp", tmp_path)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, msg=lambda message, name=name: f"{name}: {message}")
+@without_kernels
+@pytest.mark.parametrize("problem", ["neurons", "neurons, dropout"])
+def test_sharded_neurons_train_as_one_process(problem: str, results: Any) -> None:
+    assert_equal(*results[problem])
+
+
+@pytest.mark.parametrize("problem", ["fsdp", "fsdp of rnn"])
+def test_fsdp_of_each_layer_trains_as_one_process(problem: str, results: Any) -> None:
+    assert_equal(*results[problem])
+
+
+@each_backend
+@pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
+def test_parameters_that_are_freed_after_their_call_are_named(backend: str, dense: bool) -> None:
+    if dense and backend == "fused":
+        pytest.skip("a dense recurrent matrix runs nn.RNN")
+    layer = LeakyParallel(3, 2, beta=0.5, weight_hh_enable=dense, backend=backend)
+    # As fully_shard(layer.rnn) does, which by default frees the gathered parameters when the call has ended.
+    layer.rnn.register_forward_hook(lambda module, inputs, found: _free(found))
+    with pytest.raises(RuntimeError, match=r"use fully_shard\(layer\), or reshard_after_forward=False"):
+        layer(torch.randn(4, 1, 3))
+
+
+def _free(parameters: tuple[torch.Tensor, ...]) -> None:
+    for each in parameters:
+        each.untyped_storage().resize_(0)
 
 
 def test_what_cannot_be_sharded_is_refused() -> None:
