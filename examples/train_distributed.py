@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class Training(Stateful):
     def __init__(self, parallel: str, mesh: DeviceMesh, device: torch.device, seed: int) -> None:
         torch.manual_seed(seed)  # the same first weights everywhere
         backend = "fused" if ops.is_available(device.type) else "rnn"
-        network = Network(lambda *sizes, **options: LeakyParallel(*sizes, **options, backend=backend)).to(device)
+        # A matrix would have its zeros sent too.
+        layer = partial(LeakyParallel, compact_decay=True, backend=backend)
+        network = Network(layer).to(device)
         self.network: nn.Module
         if parallel == "fsdp":
             for layer in network.children():

@@ -287,8 +287,8 @@ class LeakyParallel(nn.Module):
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
         rectified = self.membrane_bounds == validation.RECTIFIED
-        try:
-            decay = recurrent if recurrent.dim() == 1 else recurrent.diagonal()
+        try:  # either is a view, which torch refuses of memory that is not there
+            decay = recurrent[:] if recurrent.dim() == 1 else recurrent.diagonal()
         except RuntimeError:
             if recurrent.untyped_storage().size():
                 raise

@@ -32,6 +32,7 @@ ROWS = (
     Row("`torch.compile`", "test_compile::", "as it is; `fullgraph=True`, two graphs for all `T` and `N`"),
     Row("`torch.export`", "test_export::test_an_exported", "as it is; `T` and `N` as `Dim`, inference and training"),
     Row("AOTInductor", "test_export::test_a_package", "as it is, run from Python"),
+    Row("AOTInductor, from C++", "test_export::test_cpp", '`backend="fused"`, the extension by `dlopen`'),
     Row("`torch.onnx.export`", "test_onnx::test_a_network_with_its_state", "as it is, both exporters: an `RNN` node"),
     Row("ONNX of an `ExportedProgram`", "test_onnx::test_forms", "`leakypar.onnx.translation_table()`"),
     Row("`torch.jit.trace`", "test_trace::test_a_trace", "as it is"),
@@ -42,7 +43,10 @@ ROWS = (
         "tensor parallelism", "test_sharding::test_sharded", "`leakypar.sharding.ShardNeurons` in `parallelize_module`"
     ),
     Row("FSDP2", "test_sharding::test_fsdp", "`fully_shard` each layer, then the network"),
+    Row("torchrun, checkpoints", "test_train_distributed::", "`examples/train_distributed.py`, DDP and FSDP2"),
     Row("NIR", "test_nir::", "`leakypar.nir.to_nir`, `from_nir`; exact where no membrane would be negative"),
+    Row("torchao", "test_quantisation::test_weights", "int8 weights: docs/quantisation.md"),
+    Row("quantisation in training", "test_quantisation::test_training", "a parametrisation: docs/quantisation.md"),
     Row("safetensors", "test_serialisation::test_safetensors", "`save_model`, `load_model`"),
     Row("meta tensors", "test_training_tools::test_meta", "as they are"),
     Row("fake tensors", "test_training_tools::test_fake", "as they are"),

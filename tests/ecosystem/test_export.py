@@ -141,7 +141,8 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], 
         with torch.set_grad_enabled(grad):
             program = exported(net)
         path = str(tmp_path_factory.mktemp("package") / "network.pt2")
-        return net, torch._inductor.aoti_compile_and_package(program, package_path=path)
+        quick = {"aot_inductor.compile_wrapper_opt_level": "O0"}
+        return net, torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=quick)
 
     return made
 

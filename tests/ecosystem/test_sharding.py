@@ -12,7 +12,7 @@ from torch import nn
 
 from leakypar import LeakyParallel, ops
 
-from ..layers import each_backend, without_kernels
+from ..layers import without_kernels
 from .two_processes import Problem, step, trained
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch has no gloo")
@@ -88,12 +88,9 @@ def test_fsdp_of_each_layer_trains_as_one_process(problem: str, results: Any) ->
     assert_equal(*results[problem])
 
 
-@each_backend
-@pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
-def test_parameters_that_are_freed_after_their_call_are_named(backend: str, dense: bool) -> None:
-    if dense and backend == "fused":
-        pytest.skip("a dense recurrent matrix runs nn.RNN")
-    layer = LeakyParallel(3, 2, beta=0.5, weight_hh_enable=dense, backend=backend)
+@pytest.mark.parametrize("options", [{}, {"compact_decay": True}, {"weight_hh_enable": True}], ids=str)
+def test_parameters_that_are_freed_after_their_call_are_named(options: dict[str, Any]) -> None:
+    layer = LeakyParallel(3, 2, beta=0.5, **options)
     # As fully_shard(layer.rnn) does, which by default frees the gathered parameters when the call has ended.
     layer.rnn.register_forward_hook(lambda module, inputs, found: _free(found))
     with pytest.raises(RuntimeError, match=r"use fully_shard\(layer\), or reshard_after_forward=False"):
