@@ -17,7 +17,7 @@ import torch
 import leakypar
 
 from .implementations import CPU, Implementation, run_reference
-from .problems import draw
+from .problems import Problem, draw, gradients_at
 from .test_algebra import OTHER_BOUNDS, RECTIFIED, Exact, enclosure, steps
 
 DECAYS = [0.0, 1.0, -1.0, 0.5, -0.95, 0.999, 1.0001, 1.022, 1.1, -1.1, 1.5, 4.1, -4.1, 300.0, 1e30, 1e-30, 1e-40]
@@ -158,3 +158,40 @@ def test_sums_over_long_sequences_are_as_accurate_as_pytorchs() -> None:
     for name in ("bias_ih", "threshold", "gain", "decay"):
         error, allowed = ((found[name] - exact[name]).norm() for found in (ours, theirs))
         assert error <= 2 * allowed, (name, error.item(), allowed.item())
+
+
+def beyond_float16(implementation: Implementation) -> Problem:
+    """A decay of 1 under constant input: the later membranes lie beyond 65,504."""
+    problem = draw(400, 2, 1, 9, dtype=torch.float16, biases=0)
+    with torch.no_grad():
+        problem.x.fill_(1.0)
+        problem.weight.copy_(torch.linspace(100, 500, 9)[:, None])
+        problem.decay.fill_(1.0)
+    moved = problem.to(torch.float16, implementation.device)
+    moved.decay = moved.decay.detach().float().requires_grad_()  # its gradient is beyond float16
+    return moved
+
+
+def test_a_float16_membrane_beyond_its_range(fused_implementation: Implementation) -> None:
+    """It is returned as infinity, and the backward reads the largest float16: the decay's gradient was NaN."""
+    problem = beyond_float16(fused_implementation)
+    results = fused_implementation.run(**problem.arguments())
+    _, membrane, final = (result.detach().cpu() for result in results)
+    assert bool(membrane.isinf().any()) and bool(final.isfinite().all())
+    cotangents = tuple(torch.full_like(result, 2.0**-12).cpu() for result in results)
+    loss = sum((result * c.to(result.device)).sum() for result, c in zip(results, cotangents, strict=True))
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    expected = gradients_at(
+        membrane.double().clamp(max=65504), problem.to(device="cpu"), cotangents, leakypar.surrogate.atan()
+    )
+    assert problem.decay.grad is not None
+    torch.testing.assert_close(problem.decay.grad.cpu().double(), expected["decay"], rtol=1e-2, atol=0)
+
+
+def test_what_drops_out_of_a_float16_membrane_beyond_its_range(fused_implementation: Implementation) -> None:
+    """A factor of zero met infinity in the backward."""
+    problem = beyond_float16(fused_implementation)
+    spikes, _, _ = fused_implementation.run(**problem.arguments(), dropout=0.5)
+    spikes.sum().backward()
+    assert all(bool(each.grad.isfinite().all()) for each in problem.tensors().values() if each.grad is not None)

@@ -94,14 +94,14 @@ LEAKYPAR_ALWAYS_INLINE inline void dispatch_clip(bool rectify, const Clamp<Real>
   }
 }
 
-// The membrane of one row as state: itself, where elements are state already.
+// The membrane of one row as the backward reads it: itself, where elements are state already.
 template <typename Scalar, typename Real>
 LEAKYPAR_ALWAYS_INLINE inline const Real* membrane_row(const Scalar* __restrict membrane, std::int64_t width,
                                                        Columns<Real>& h) {
   if constexpr (std::is_same_v<Scalar, Real>) {
     return membrane;
   } else {
-    for (std::int64_t c = 0; c < width; ++c) h[c] = to_state(membrane[c]);
+    for (std::int64_t c = 0; c < width; ++c) h[c] = membrane_in_range<Scalar>(to_state(membrane[c]));
     return h.values;
   }
 }
@@ -228,7 +228,7 @@ template <typename Scalar, typename Projected>
 void add_initial_to_sum_decay(const ScanBackward<Scalar, Projected>& args, Span span, BackwardTile<Scalar>& tile) {
   if (args.initial_membrane == nullptr) return;
   for (std::int64_t c = 0; c < span.width; ++c) {
-    tile.sum_decay[c] += tile.d_u_next[c] * args.initial_membrane[span.first + c];
+    tile.sum_decay[c] += tile.d_u_next[c] * membrane_in_range<Scalar>(args.initial_membrane[span.first + c]);
   }
 }
 

@@ -61,7 +61,7 @@ struct BackwardChannels {
 
   // g_t from the rows of one time step, which begin at offset, and its part of the threshold's and the gain's sums. A row
   // that is not given counts as zeros.
-  __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Vector& membrane,
+  __device__ __forceinline__ void arriving(Real (&g)[Width], const ScanBackward<Scalar>& args, const Real (&h)[Width],
                                            const Vector& grad_spikes, const Vector& grad_membrane,
                                            std::int64_t offset) {
     const Surrogate surrogate = known<Plain>(args.surrogate);
@@ -77,7 +77,7 @@ struct BackwardChannels {
     for (int i = 0; i < Width; ++i) {
       g[i] = Real(0);
       if (args.grad_spikes != nullptr) {
-        const Real v = factors[i] * widen(membrane.element[i]) - threshold[i];
+        const Real v = factors[i] * h[i] - threshold[i];
         const Real grad = widen(grad_spikes.element[i]);
         // Disabled, a spike is a constant: not even NaN gets through.
         g[i] =
@@ -91,12 +91,12 @@ struct BackwardChannels {
   }
 
   // d_u[t] from r_t, its store, its part of the bias's and the decay's sums, and r_{t-1}.
-  __device__ __forceinline__ void step(Real (&r)[Width], const Real (&g)[Width], const Vector& membrane,
+  __device__ __forceinline__ void step(Real (&r)[Width], const Real (&g)[Width], const Real (&h)[Width],
                                        const Real (&earlier)[Width], Scalar* grad_u) {
     Real d_u[Width];
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      d_u[i] = clip.passes(widen(membrane.element[i])) ? g[i] + r[i] : Real(0);
+      d_u[i] = clip.passes(h[i]) ? g[i] + r[i] : Real(0);
       sum_bias[i] += d_u[i];
       sum_decay[i] += d_u[i] * earlier[i];
       r[i] = decay[i] * d_u[i];
@@ -106,9 +106,17 @@ struct BackwardChannels {
 };
 
 template <int Width, typename Scalar, typename Real>
-__device__ __forceinline__ void widen_vector(Real (&values)[Width], const Packet<Scalar, Width>& row) {
+__device__ __forceinline__ void read_membrane(Real (&h)[Width], const Packet<Scalar, Width>& row) {
 #pragma unroll
-  for (int i = 0; i < Width; ++i) values[i] = widen(row.element[i]);
+  for (int i = 0; i < Width; ++i) h[i] = membrane_in_range<Scalar>(widen(row.element[i]));
+}
+
+template <typename Scalar, int Width, typename Real>
+__device__ __forceinline__ void load_initial_membrane(Real (&h)[Width], const ScanBackward<Scalar>& args,
+                                                      std::int64_t column) {
+  load_state(h, args.initial_membrane, column);
+#pragma unroll
+  for (int i = 0; i < Width; ++i) h[i] = membrane_in_range<Scalar>(h[i]);
 }
 
 template <typename Scalar, int Width>
@@ -143,7 +151,8 @@ __global__ void __launch_bounds__(sequential_threads)
   load_state(r, args.grad_final_membrane, column);
 
   std::int64_t offset = (args.T - 1) * M + column;
-  Vector membrane = load<Width>(args.membrane + offset);
+  Real h[Width], earlier[Width];
+  read_membrane(h, load<Width>(args.membrane + offset));
 #pragma unroll 1
   for (std::int64_t t = args.T - 1; t >= 0; --t) {
     fill();
@@ -153,15 +162,16 @@ __global__ void __launch_bounds__(sequential_threads)
     if (args.grad_membrane != nullptr) grad_membrane = ring.read(2, args.grad_membrane + offset);
     if (t > 0) before = ring.read(0, args.membrane + offset - M);
     ring.done();
-    Real g[Width], earlier[Width];
-    channels.arriving(g, args, membrane, grad_spikes, grad_membrane, offset);
+    Real g[Width];
+    channels.arriving(g, args, h, grad_spikes, grad_membrane, offset);
     if (t > 0) {
-      widen_vector(earlier, before);
+      read_membrane(earlier, before);
     } else {
-      load_state(earlier, args.initial_membrane, column);
+      load_initial_membrane(earlier, args, column);
     }
-    channels.step(r, g, membrane, earlier, args.grad_u + offset);
-    membrane = before;
+    channels.step(r, g, h, earlier, args.grad_u + offset);
+#pragma unroll
+    for (int i = 0; i < Width; ++i) h[i] = earlier[i];
     offset -= M;
   }
   if (args.grad_initial_membrane != nullptr) store_state(args.grad_initial_membrane, column, r);
@@ -220,9 +230,9 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
   Real before[Width] = {};
   if (steps > 0) {
     if (t0 >= steps) {
-      widen_vector(before, load<Width>(args.membrane + offset - steps * tiling.M));
+      read_membrane(before, load<Width>(args.membrane + offset - steps * tiling.M));
     } else {
-      load_state(before, args.initial_membrane, place.column);
+      load_initial_membrane(before, args, place.column);
     }
   }
   // Lanes past the last channel compute on neuron 0's parameters and store nothing: they keep the warp whole.
@@ -235,10 +245,12 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
 #pragma unroll
   for (int s = 0; s < run; ++s) {
     if (s < steps) {
-      channels.arriving(g[s], args, membrane[s], grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
+      Real h[Width];
+      read_membrane(h, membrane[s]);
+      channels.arriving(g[s], args, h, grad_spikes[s], grad_membrane[s], offset - s * tiling.M);
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        map[i].then(channels.decay[i], g[s][i], channels.clip.passes(widen(membrane[s].element[i])));
+        map[i].then(channels.decay[i], g[s][i], channels.clip.passes(h[i]));
       }
     }
   }
@@ -262,12 +274,12 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
 #pragma unroll
   for (int s = 0; s < run; ++s) {
     if (s < steps) {
-      Real earlier[Width];
+      Real h[Width], earlier[Width];
+      read_membrane(h, membrane[s]);
+      read_membrane(earlier, membrane[s + 1 < run ? s + 1 : s]);
 #pragma unroll
-      for (int i = 0; i < Width; ++i) {
-        earlier[i] = s + 1 < steps ? widen(membrane[s + 1 < run ? s + 1 : s].element[i]) : before[i];
-      }
-      channels.step(r, g[s], membrane[s], earlier, args.grad_u + offset - s * tiling.M);
+      for (int i = 0; i < Width; ++i) earlier[i] = s + 1 < steps ? earlier[i] : before[i];
+      channels.step(r, g[s], h, earlier, args.grad_u + offset - s * tiling.M);
     }
   }
   if (args.grad_initial_membrane != nullptr && steps > 0 && s0 + steps == tiling.T) {

@@ -5,8 +5,11 @@
 // toolkit at all; their bits are IEEE binary16 and the upper half of binary32.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -106,6 +109,18 @@ struct Narrow<float16> {
 template <typename Scalar>
 LEAKYPAR_HOST_DEVICE Scalar narrow(State<Scalar> value) {
   return Narrow<Scalar>::from(value);
+}
+
+// A membrane as a backward reads it. One of a float16 layer beyond 65,504 was stored as infinity, whose product with a
+// gradient or a dropout factor of zero would be NaN: the largest float16 stands for it. The range of the other types is
+// that of float32.
+template <typename Scalar>
+LEAKYPAR_HOST_DEVICE State<Scalar> membrane_in_range(State<Scalar> h) {
+  if constexpr (std::is_same_v<Scalar, float16>) {
+    constexpr float infinity = std::numeric_limits<float>::infinity(), largest = 65504;
+    return h == infinity ? largest : h == -infinity ? -largest : h;
+  }
+  return h;
 }
 
 }  // namespace leakypar
