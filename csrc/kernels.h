@@ -79,8 +79,9 @@ struct ScanBackward {
   Dropout dropout;
   Projected* grad_u;                     // [T, N, H]; on the CPU, may be the array that the membrane is read from
   State<Scalar>* grad_initial_membrane;  // [N, H], or null: r_0; may be the array that grad_final_membrane is read from
-  // Partial sums, each [time_tiles, N, H] or null where no gradient needs it; what they hold is added to, so that a
-  // sequence can be taken in pieces. A sequential scan has one time tile, the look-back scan TimeTiling::tiles(T).
+  // Partial sums, each [tiles, N, H] or null where no gradient needs it; what they hold is added to, so that a sequence can
+  // be taken in pieces. The sequential CUDA scan has a tile for every summed_steps (plan/scan.h), the look-back scan
+  // TimeTiling::tiles(T) of them, the CPU one.
   State<Scalar>* sum_bias;
   State<Scalar>* sum_decay;
   State<Scalar>* sum_threshold;

@@ -144,19 +144,20 @@ def test_an_infinite_last_membrane_has_a_gradient(threads: int, T: int) -> None:
     assert decay.grad.item() == 0
 
 
-def test_sums_over_long_sequences_are_as_accurate_as_pytorchs() -> None:
+def test_sums_over_long_sequences_are_as_accurate_as_pytorchs(fused_implementation: Implementation) -> None:
     """A running sum of 16,384 terms was 9 times less accurate for the bias, and 23 times for the threshold."""
     problem = draw(16_384, 1, 3, 64, dtype=torch.float32, biases=1, per_neuron=True)
 
     def gradients(run: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        moved = problem.to(dtype)
+        moved = problem.to(dtype, fused_implementation.device if run is fused_implementation.run else "cpu")
         run(**moved.arguments())[0].sum().backward()
-        return {name: tensor.grad.double() for name, tensor in moved.tensors().items() if tensor.grad is not None}
+        return {name: tensor.grad.cpu().double() for name, tensor in moved.tensors().items() if tensor.grad is not None}
 
     exact = gradients(run_reference, torch.float64)
-    theirs, ours = gradients(run_reference, torch.float32), gradients(CPU.run, torch.float32)
+    theirs, ours = gradients(run_reference, torch.float32), gradients(fused_implementation.run, torch.float32)
     for name in ("bias_ih", "threshold", "gain", "decay"):
-        error, allowed = ((found[name] - exact[name]).norm() for found in (ours, theirs))
+        size = exact[name].abs().clamp(min=1.0)  # the errors are relative: no neuron drowns the others
+        error, allowed = (((found[name] - exact[name]) / size).norm() for found in (ours, theirs))
         assert error <= 2 * allowed, (name, error.item(), allowed.item())
 
 

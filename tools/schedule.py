@@ -101,7 +101,7 @@ def in_flight(kernel: Kernel) -> float:
     Of asynchronous copies, the groups that may be pending after a wait, and the one that is waited for."""
     loop = hot_loop(kernel)
     code = kernel.code.main if loop is None else loop.own
-    groups = [int(each.operands.split(",")[-1], 0) for each in code if each.name == "DEPBAR.LE"]
+    groups = [int(each.operands.split(",")[1], 0) for each in code if each.name == "DEPBAR.LE"]
     if groups and any(each.opcode == "LDGSTS" for each in code if loop is not None):
         return max(groups) + 1
     counts = [

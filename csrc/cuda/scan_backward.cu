@@ -14,13 +14,14 @@
 // schedule scan_backward_sequential<*>: in_flight = 8, divisions = 0, spills = 0
 // schedule scan_backward_sequential<*, true>: step_calls = 0, stores_16 = 1
 // schedule scan_backward_sequential<float, 4, true>: step_instructions <= 220
-// schedule scan_backward_sequential<*float16, 8, true>: step_instructions <= 420
+// schedule scan_backward_sequential<bfloat16, 8, true>: step_instructions <= 420
+// schedule scan_backward_sequential<float16, 8, true>: step_instructions <= 450
 // schedule scan_backward_look_back<*>: divisions = 0, fences_sc = 0, fences <= 2, polls_that_invalidate = 0, spills = 0
 // schedule scan_backward_look_back<float, 4, *>: stores_16 = 11, stores_8 = 0
 // schedule scan_backward_look_back<*float16, 4, *>: stores_16 = 3, stores_8 = 8
 //
 // Bytes moved, an element: the membrane and each gradient given are read, d_u is written. The sums add at most four
-// state values a channel and time tile.
+// state values a channel and tile of them (kernels.h).
 #include "../kernels.h"
 #include "../math/clamp_affine.h"
 #include "channels.cuh"
@@ -33,6 +34,9 @@
 namespace leakypar::cuda {
 namespace {
 
+// Of a tile of sums, the steps that a sequential scan adds up before it adds their sum to that of the tile.
+constexpr std::int64_t added_steps = 16;
+
 constexpr int backward_depth = sequential_depth / 2;  // two or three arrays are read where the forward scan reads one
 
 // The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, the bounds are (0, inf), and there is
@@ -43,6 +47,24 @@ __device__ __forceinline__ Surrogate known(Surrogate surrogate) {
   return surrogate;
 }
 
+// A thread's part of the parameters' sums.
+template <typename Real, int Width>
+struct Sums {
+  Real bias[Width] = {}, decay[Width] = {}, threshold[Width] = {}, gain[Width] = {};
+
+  // Adds another's, and clears it.
+  __device__ __forceinline__ void take(Sums& other) {
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      bias[i] += other.bias[i];
+      decay[i] += other.decay[i];
+      threshold[i] += other.threshold[i];
+      gain[i] += other.gain[i];
+    }
+    other = {};
+  }
+};
+
 template <typename Scalar, int Width, bool Plain>
 struct BackwardChannels {
   using Real = State<Scalar>;
@@ -50,7 +72,7 @@ struct BackwardChannels {
 
   Real decay[Width], threshold[Width], gain[Width];
   ClipOf<Real, Plain> clip;
-  Real sum_bias[Width] = {}, sum_decay[Width] = {}, sum_threshold[Width] = {}, sum_gain[Width] = {};
+  Sums<Real, Width> sums;
 
   __device__ __forceinline__ BackwardChannels(const ScanBackward<Scalar>& args, std::int64_t neuron)
       : clip(decltype(clip)::template rounded<Scalar>(args.neurons.bounds)) {
@@ -82,9 +104,9 @@ struct BackwardChannels {
         // Disabled, a spike is a constant: not even NaN gets through.
         g[i] =
             surrogate.kind == SurrogateKind::disabled ? Real(0) : grad * gain[i] * surrogate_derivative(surrogate, v);
-        sum_threshold[i] -= g[i];
+        sums.threshold[i] -= g[i];
         g[i] *= factors[i];
-        sum_gain[i] += (spike(v) ? Real(1) : Real(0)) * grad;  // NaN times 0 is NaN, as it is to autograd
+        sums.gain[i] += (spike(v) ? Real(1) : Real(0)) * grad;  // NaN times 0 is NaN, as it is to autograd
       }
       if (args.grad_membrane != nullptr) g[i] += widen(grad_membrane.element[i]);
     }
@@ -97,8 +119,8 @@ struct BackwardChannels {
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
       d_u[i] = clip.passes(h[i]) ? g[i] + r[i] : Real(0);
-      sum_bias[i] += d_u[i];
-      sum_decay[i] += d_u[i] * earlier[i];
+      sums.bias[i] += d_u[i];
+      sums.decay[i] += d_u[i] * earlier[i];
       r[i] = decay[i] * d_u[i];
     }
     store(grad_u, d_u);
@@ -153,32 +175,51 @@ __global__ void __launch_bounds__(sequential_threads)
   std::int64_t offset = (args.T - 1) * M + column;
   Real h[Width], earlier[Width];
   read_membrane(h, load<Width>(args.membrane + offset));
+  std::int64_t t = args.T - 1;
+  const auto walk_to = [&](std::int64_t first) {
 #pragma unroll 1
-  for (std::int64_t t = args.T - 1; t >= 0; --t) {
-    fill();
-    ring.wait();
-    Vector grad_spikes = {}, grad_membrane = {}, before = {};
-    if (args.grad_spikes != nullptr) grad_spikes = ring.read(1, args.grad_spikes + offset);
-    if (args.grad_membrane != nullptr) grad_membrane = ring.read(2, args.grad_membrane + offset);
-    if (t > 0) before = ring.read(0, args.membrane + offset - M);
-    ring.done();
-    Real g[Width];
-    channels.arriving(g, args, h, grad_spikes, grad_membrane, offset);
-    if (t > 0) {
-      read_membrane(earlier, before);
-    } else {
-      load_initial_membrane(earlier, args, column);
-    }
-    channels.step(r, g, h, earlier, args.grad_u + offset);
+    for (; t >= first; --t) {
+      fill();
+      ring.wait();
+      Vector grad_spikes = {}, grad_membrane = {}, before = {};
+      if (args.grad_spikes != nullptr) grad_spikes = ring.read(1, args.grad_spikes + offset);
+      if (args.grad_membrane != nullptr) grad_membrane = ring.read(2, args.grad_membrane + offset);
+      if (t > 0) before = ring.read(0, args.membrane + offset - M);
+      ring.done();
+      Real g[Width];
+      channels.arriving(g, args, h, grad_spikes, grad_membrane, offset);
+      if (t > 0) {
+        read_membrane(earlier, before);
+      } else {
+        load_initial_membrane(earlier, args, column);
+      }
+      channels.step(r, g, h, earlier, args.grad_u + offset);
 #pragma unroll
-    for (int i = 0; i < Width; ++i) h[i] = earlier[i];
-    offset -= M;
+      for (int i = 0; i < Width; ++i) h[i] = earlier[i];
+      offset -= M;
+    }
+  };
+#pragma unroll 1
+  while (t >= 0) {
+    const std::int64_t tile = t / summed_steps, first = tile * summed_steps;
+    Sums<Real, Width> sums;
+    if constexpr (sizeof(Scalar) == sizeof(Real)) {
+#pragma unroll 1
+      while (t >= first) {
+        walk_to(t - first < added_steps ? first : t - added_steps + 1);
+        sums.take(channels.sums);
+      }
+    } else {  // elements are rounded more than their sums are, and a second set of sums would cost registers
+      walk_to(first);
+      sums.take(channels.sums);
+    }
+    const std::int64_t at = tile * M + column;
+    add_state(args.sum_bias, at, sums.bias);
+    add_state(args.sum_decay, at, sums.decay);
+    add_state(args.sum_threshold, at, sums.threshold);
+    add_state(args.sum_gain, at, sums.gain);
   }
   if (args.grad_initial_membrane != nullptr) store_state(args.grad_initial_membrane, column, r);
-  add_state(args.sum_bias, column, channels.sum_bias);
-  add_state(args.sum_decay, column, channels.sum_decay);
-  add_state(args.sum_threshold, column, channels.sum_threshold);
-  add_state(args.sum_gain, column, channels.sum_gain);
 }
 
 // Adds the warps' sums in the order of the warps, and the total to row `time_tile` of sum [time_tiles, M]. Every thread
@@ -285,10 +326,10 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
   if (args.grad_initial_membrane != nullptr && steps > 0 && s0 + steps == tiling.T) {
     store_state(args.grad_initial_membrane, place.column, r);
   }
-  reduce_over_warps(args.sum_bias, channels.sum_bias, memory.runs, tiling, place);
-  reduce_over_warps(args.sum_decay, channels.sum_decay, memory.runs, tiling, place);
-  reduce_over_warps(args.sum_threshold, channels.sum_threshold, memory.runs, tiling, place);
-  reduce_over_warps(args.sum_gain, channels.sum_gain, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_bias, channels.sums.bias, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_decay, channels.sums.decay, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_threshold, channels.sums.threshold, memory.runs, tiling, place);
+  reduce_over_warps(args.sum_gain, channels.sums.gain, memory.runs, tiling, place);
 }
 
 struct Backward {

@@ -52,6 +52,10 @@ inline constexpr DeviceFacts cpu_facts{0, std::int64_t{4} << 20};
 //   project_scan:  product and scan in one kernel. Forward only.
 enum class Method : std::int32_t { sequential, look_back, project_scan };
 
+// Of so many steps at a time a sequential scan leaves the parameters' sums, for the caller to add up: a sum that runs on
+// rounds at every step, and over a long sequence that shows.
+inline constexpr std::int64_t summed_steps = 256;
+
 // How a look-back scan divides time. A warp holds a run of steps in registers; a block's warps hold consecutive runs.
 // Eight warps leave a thread the registers for it on every architecture; sixteen spill on compute capability 10 and 12.
 struct TimeTiling {

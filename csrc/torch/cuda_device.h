@@ -61,7 +61,7 @@ struct Cuda {
   static constexpr bool accumulates = std::is_same_v<Projected, float>;
 
   static std::int64_t time_tiles(Method method, std::int64_t T) {
-    return method == Method::look_back ? backward_tiling.tiles(T) : 1;
+    return method == Method::look_back ? backward_tiling.tiles(T) : (T + summed_steps - 1) / summed_steps;
   }
 
   // Whether project_scan is compiled for elements of this type.
