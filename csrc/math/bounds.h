@@ -28,7 +28,8 @@ struct Clamp {
   template <typename Scalar>
   static LEAKYPAR_HOST_DEVICE Clamp rounded(const Bounds& bounds) {
     const Clamp exact = of(bounds);
-    return {widen(narrow<Scalar>(exact.lower)), widen(narrow<Scalar>(exact.upper))};
+    const auto stored = [](Real bound) { return membrane_in_range<Scalar>(widen(narrow<Scalar>(bound))); };
+    return {stored(exact.lower), stored(exact.upper)};
   }
 
   // In this order of operands NaN stays, and each line is one instruction of an x86.
