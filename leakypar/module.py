@@ -251,8 +251,9 @@ class LeakyParallel(nn.Module):
     ) -> Tensor | tuple[Tensor, ...]:
         """Runs a whole sequence.
 
-        A long sequence fed in pieces, each from the final membrane of the one before, gives the spikes that it gives in
-        one piece.
+        A long sequence fed in pieces, each from the final membrane of the one before, has the membrane that it has in
+        one piece, to rounding: a product of another size, or a scan cut elsewhere, adds up in another order. So a spike
+        can differ where the membrane is that close to the threshold.
 
         Args:
             x: `[T, N, C]`, or `[T, C]` for one sequence, in the layer's dtype. `T` and `N` may be 0. Under autocast,

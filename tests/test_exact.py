@@ -6,7 +6,7 @@ compared is the scan alone; the final membrane is asked for, which is not rounde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -120,17 +120,46 @@ def test_infinity_and_nan_on_any_threads(threads: int, value: float, at: int, bo
     assert np.array_equal(np.isinf(found), np.isinf(expected)), (found, expected)
 
 
-def test_a_masked_nan_stays_where_it_is(threads: int) -> None:
-    """The gradient of a step that relu has stopped: NaN beyond it reaches nothing earlier, wherever time is cut."""
-    u = inputs("inhibited", 9000)
-    x = torch.from_numpy(u)[:, None, None].requires_grad_()
-    one = torch.ones(1)
-    spikes = leakypar.leaky_parallel(x, torch.ones(1, 1), 0.5 * one)
-    grad = torch.ones_like(spikes)
-    grad[5000] = torch.nan
-    spikes.backward(grad)
-    assert x.grad is not None
-    assert int(x.grad.isnan().sum()) <= 3
+def check_masked_nan(implementation: Implementation, T: int, cuts: Sequence[int]) -> None:
+    """NaN arrives just after the last cut; the membrane passes it on across the cut, to steps that relu has stopped.
+
+    Around the cuts before, the membrane would pass on whatever the steps between had let through.
+    """
+    x = torch.full((T, 1, 1), -10.0)
+    grad = torch.ones(T, 1, 1)
+    for cut in cuts:
+        x[cut - 1 : cut + 2] = 3.0
+    grad[cuts[-1] + 1] = torch.nan
+
+    def gradient(run: Any, device: str) -> torch.Tensor:
+        leaf = x.to(device).requires_grad_()
+        one = torch.ones(1, device=device)
+        spikes, *_ = run(
+            x=leaf,
+            weight=one[:, None],
+            decay=0.5 * one,
+            bias_ih=None,
+            bias_hh=None,
+            threshold=one,
+            gain=one,
+            initial_membrane=None,
+        )
+        spikes.backward(grad.to(device))
+        assert leaf.grad is not None
+        return leaf.grad.cpu()
+
+    expected = gradient(run_reference, "cpu").isnan()
+    assert int(expected.sum()) == 3
+    assert torch.equal(gradient(implementation.run, implementation.device).isnan(), expected)
+
+
+def test_a_masked_nan_stays_where_it_is(fused_implementation: Implementation) -> None:
+    check_masked_nan(fused_implementation, 400, [8, 40, 64, 128, 256, 320])
+
+
+def test_a_masked_nan_stays_where_it_is_on_any_threads(threads: int) -> None:
+    """It went on where a segment's slope of 0 multiplied it: 0 times NaN."""
+    check_masked_nan(CPU, 9000, [9000 * k // 16 for k in range(2, 16, 2)])
 
 
 @pytest.mark.parametrize("T", [1, 40, 9000])
@@ -197,3 +226,48 @@ def test_what_drops_out_of_a_float16_membrane_beyond_its_range(fused_implementat
     spikes, _, _ = fused_implementation.run(**problem.arguments(), dropout=0.5)
     spikes.sum().backward()
     assert all(bool(each.grad.isfinite().all()) for each in problem.tensors().values() if each.grad is not None)
+
+
+@pytest.mark.parametrize("upstream", [np.nan, np.inf])
+def test_what_is_disabled_passes_nothing_on(fused_implementation: Implementation, upstream: float) -> None:
+    """With a learned gain the backward reads the spikes' gradient, which x must not see; at a silent neuron the gain's
+    is that times 0, as it is to autograd."""
+    one = torch.ones(1, device=fused_implementation.device)
+    x = torch.tensor([2.0, -2.0, 2.0], device=one.device)[:, None, None].requires_grad_()
+    gain = one.clone().requires_grad_()
+    spikes, *_ = fused_implementation.run(
+        x=x,
+        weight=one[:, None],
+        decay=0 * one,
+        bias_ih=None,
+        bias_hh=None,
+        threshold=one,
+        gain=gain,
+        initial_membrane=None,
+        spike_grad=leakypar.surrogate.disabled(),
+    )
+    spikes.backward(torch.tensor([1.0, upstream, 1.0], device=one.device)[:, None, None])
+    assert x.grad is None or not bool(x.grad.any())
+    assert gain.grad is not None
+    assert bool(gain.grad.isnan())
+
+
+def test_a_steep_surrogate_has_a_slope_at_its_threshold(fused_implementation: Implementation) -> None:
+    """Its constant times pi / 2 is beyond float32: infinity times v = 0 was NaN."""
+    alpha = 2.0**127 * 1.9
+    one = torch.ones(1, device=fused_implementation.device)
+    x = one.reshape(1, 1, 1).clone().requires_grad_()
+    spikes, *_ = fused_implementation.run(
+        x=x,
+        weight=one[:, None],
+        decay=0 * one,
+        bias_ih=None,
+        bias_hh=None,
+        threshold=one,
+        gain=one,
+        initial_membrane=None,
+        spike_grad=leakypar.surrogate.atan(alpha=alpha),
+    )
+    spikes.backward(torch.ones_like(spikes))
+    assert x.grad is not None
+    assert x.grad.item() == np.float32(alpha) / 2
