@@ -19,8 +19,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.experimental import register_sharding
 from torch.distributed.tensor.parallel import ParallelStyle
 
-from .module import LeakyParallel, RecurrentParameters
+from .module import LeakyParallel
 from .ops import is_available
+from .parameters import RecurrentParameters
 
 __all__ = ["ShardNeurons"]
 

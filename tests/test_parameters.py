@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from leakypar import LeakyParallel, functional, reference, rnn, surrogate
+from leakypar import LeakyParallel, functional, ops, reference, rnn, surrogate
 
 from .layers import each_backend, expected, parameters, without_kernels
 
@@ -214,3 +214,45 @@ def test_a_nested_tensor_is_named(backend: str, layout: torch.layout) -> None:
     nested = torch.nested.nested_tensor([torch.rand(4, C), torch.rand(2, C)], layout=layout)
     with pytest.raises(TypeError, match="x must be a dense tensor .*nested.*to_padded_tensor"):
         LeakyParallel(C, H, backend=backend)(nested)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "dtype", "lost"),
+    [
+        ({"beta": 0.999}, torch.bfloat16, r"decay 0\.999 becomes 1 in torch\.bfloat16"),
+        ({"beta": [0.5, 0.25, 0.9999]}, torch.float16, r"decay 0\.9999 becomes 1 in"),
+        ({"beta": 0.9, "threshold": 1e-9, "graded_spikes_factor": 1e6}, torch.float16, "threshold 1e-09 .*gain 1e.06 "),
+    ],
+)
+def test_what_16_bits_take_from_a_neuron_is_said(
+    settings: dict[str, Any], dtype: torch.dtype, lost: str, compact: bool
+) -> None:
+    layer = LeakyParallel(4, 3, **settings, compact_decay=compact)
+    with pytest.warns(UserWarning, match=lost):
+        nn.Sequential(layer).to(dtype)
+    with pytest.warns(UserWarning, match=lost):
+        LeakyParallel(4, 3, **settings, compact_decay=compact, dtype=dtype)
+
+
+def test_what_keeps_its_neurons_is_not_warned_of() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        LeakyParallel(4, 3, beta=[0.0, 1.0, 0.9], threshold=0.3).to(dtype).float()
+        LeakyParallel(4, 3, weight_hh_enable=True, beta=0.999).to(dtype)
+
+
+@pytest.mark.skipif(not ops.is_available("cpu"), reason="no CPU kernels")
+def test_a_decay_of_float32_in_a_layer_of_bfloat16() -> None:
+    """As docs/layer.md has it. In bfloat16 the decay would be 1."""
+    layer = LeakyParallel(4, 3, beta=0.999, backend="fused")
+    decay = layer.rnn.weight_hh_l0.detach().clone()
+    with pytest.warns(UserWarning, match="becomes 1"):
+        layer.bfloat16()
+    layer.rnn.weight_hh_l0 = nn.Parameter(decay)
+    x = torch.zeros(1000, 1, 4, dtype=torch.bfloat16)
+    silent, final = layer(x, initial_membrane=torch.ones(1, 3), return_state=True)
+    assert silent.dtype == torch.bfloat16
+    with torch.no_grad():
+        bias = (layer.rnn.bias_ih_l0.double() + layer.rnn.bias_hh_l0.double()) / (1 - 0.999)
+        expected = bias + (1 - bias) * 0.999**1000
+    torch.testing.assert_close(final[0].double(), torch.relu(expected), rtol=1e-2, atol=1e-2)
