@@ -8,7 +8,7 @@ overflow: the algebra of csrc/math/clamp_affine.h. So nobody waits for a neighbo
                own to the membrane that the sequence begins with, and runs its piece from there
     backward   each runs its piece backward; the gradient that a piece passes to the one before it is an affine map of
                the one it gets from the one after, r -> w^K r + b with b what its own spikes ask for, and just b where
-               relu has stopped it; all exchange these, and each applies those after its own
+               a bound has stopped it; all exchange these, and each applies those after its own
 
 The command line does it with gloo on one machine, to show that it is exact; docs/scaling.md has the price.
 
@@ -63,7 +63,8 @@ def split_forward(layer: LeakyParallel, piece: Tensor) -> Tensor:
     # This run is there for the gradient that the final membrane passes on to the piece, and for it alone: the spikes'
     # own is that of the run below. A kernel would go through both gradients at once.
     _, membrane, final = layer(piece, initial_membrane=carry, return_membrane=True, return_state=True)
-    passes = (membrane > 0).all(0)  # else relu has stopped what the carry contributes at some step
+    lower, upper = layer.membrane_bounds
+    passes = ((membrane > lower) & (membrane < upper)).all(0)  # else a bound has stopped what the carry contributes
     carry = _Carry.apply(final, carry, passes, _thirds(layer, len(piece), carry.dtype))  # type: ignore[no-untyped-call]
     spikes: Tensor = layer(piece, initial_membrane=carry)
     return spikes
@@ -73,8 +74,8 @@ def piece_map(layer: LeakyParallel, piece: Tensor) -> Tensor:
     """A piece's map from the membrane before it to the one after it, for membranes of any sign.
 
     Each step is monotone, so that what lies between the limits of the first, run through the other steps, bounds the
-    image of the piece. `below` begins with a membrane that relu has stopped, `above` with an infinite one (the other
-    way round where the decay is negative).
+    image of the piece. `below` begins at the lower bound of the membrane, `above` at the upper one (the other way round
+    where the decay is negative).
 
     Args:
         layer: with a diagonal recurrence.
@@ -83,22 +84,23 @@ def piece_map(layer: LeakyParallel, piece: Tensor) -> Tensor:
     Returns:
         offset, below and above, `[3, N, H]`, in the state dtype: float64 for float64, else float32.
     """
-    weights = layer.rnn
+    weight, _, *biases = layer.rnn()
     dtype = torch.promote_types(piece.dtype, torch.float32)
-    decay = weights.weight_hh_l0.diagonal().to(dtype)
-    u = F.linear(piece.to(dtype), weights.weight_ih_l0.to(dtype))
-    for bias in (weights.bias_ih_l0, weights.bias_hh_l0):
+    decay = layer.rnn.decay().to(dtype)
+    lower, upper = layer.membrane_bounds
+    u = F.linear(piece.to(dtype), weight.to(dtype))
+    for bias in biases:
         u = u if bias is None else u + bias.to(dtype)
     grows = decay.abs() > 1
     reciprocal = torch.where(grows, decay, 1).reciprocal()
-    constant = torch.relu(u[0])  # of a decay of 0, whose product with infinity is none
-    b, below, above = u[0], torch.zeros_like(u[0]), torch.full_like(u[0], torch.inf)
+    constant = u[0].clamp(lower, upper)  # of a decay of 0, whose product with infinity is none
+    b, below, above = u[0], torch.full_like(u[0], lower), torch.full_like(u[0], upper)
     below, above = (torch.where(decay == 0, constant, end) for end in (below, above))
     for u_t in u[1:]:
-        b, below, above = decay * b + u_t, torch.relu(decay * below + u_t), torch.relu(decay * above + u_t)
-    c = torch.zeros_like(
-        u[0]
-    )  # the terms from the last on: a power that underflows multiplies nothing that it should not
+        b = decay * b + u_t
+        below, above = ((decay * end + u_t).clamp(lower, upper) for end in (below, above))
+    # From the last term on: a power that underflows multiplies nothing that it should not.
+    c = torch.zeros_like(u[0])
     for u_t in u.flip(0):
         c = reciprocal * (u_t + c)
     return torch.stack([torch.where(grows, c, b), below, above])
@@ -107,7 +109,7 @@ def piece_map(layer: LeakyParallel, piece: Tensor) -> Tensor:
 def apply_map(layer: LeakyParallel, piece: Tensor, steps: int, membrane: Tensor) -> Tensor:
     """The membrane after a piece of `steps` steps from the finite one before it, both `[N, H]`, by the piece's map."""
     offset, below, above = piece
-    grows = layer.rnn.weight_hh_l0.detach().diagonal().abs() > 1
+    grows = layer.rnn.decay().detach().abs() > 1
     value = torch.where(grows, membrane + offset, membrane)
     for power in _thirds(layer, steps, membrane.dtype):
         value = value * power
@@ -118,7 +120,7 @@ def apply_map(layer: LeakyParallel, piece: Tensor, steps: int, membrane: Tensor)
 def _thirds(layer: LeakyParallel, steps: int, dtype: torch.dtype) -> list[Tensor]:
     """Factors, `[H]`, of the decay to the power of so many steps: alone it may overflow where its product does not."""
     largest = torch.finfo(dtype).max
-    decay = layer.rnn.weight_hh_l0.detach().diagonal().to(dtype)
+    decay = layer.rnn.decay().detach().to(dtype)
     return [(decay ** ((steps + i) // 3)).clamp(-largest, largest) for i in range(3)]
 
 
@@ -140,7 +142,7 @@ class _Carry(torch.autograd.Function):
         maps = _gather(torch.stack([grad_carry, passes.to(grad_carry.dtype), *thirds]))
         grad_final = torch.zeros_like(grad_carry)
         for b, passing, first, second, third in reversed(maps[dist.get_rank() + 1 :]):
-            # What relu has stopped is masked, not multiplied by zero: it may be infinite.
+            # What a bound has stopped is masked, not multiplied by zero: it may be infinite.
             grad_final = torch.where(passing > 0, grad_final * first * second * third + b, b)
         return grad_final, None, None, None
 

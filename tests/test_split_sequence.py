@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -27,12 +29,13 @@ def sequence(T: int, width: int) -> Tensor:
     return torch.randn(T, N, width, dtype=torch.float64, generator=torch.Generator().manual_seed(T))
 
 
-@pytest.mark.parametrize("lengths", [(20, 20), (1, 17, 24)])
-@pytest.mark.parametrize("backend", ["rnn", "fused"])
+@pytest.mark.parametrize(("backend", "lengths"), [("rnn", (20, 20)), ("rnn", (1, 17, 24)), ("fused", (1, 17, 24))])
 def test_a_split_sequence_is_the_whole_one(lengths: tuple[int, ...], backend: str) -> None:
     if backend == "fused" and not ops.is_available("cpu"):
         pytest.skip(ops.unavailable_reason("cpu"))
     layer = mixed_layer(backend)
+    if backend == "fused":
+        layer.membrane_bounds = (-0.5, 2.0)  # which nn.RNN has not
     x = sequence(sum(lengths), C).requires_grad_()
     grad_spikes = sequence(sum(lengths), H)
     spikes = layer(x)
@@ -48,9 +51,11 @@ def test_a_split_sequence_is_the_whole_one(lengths: tuple[int, ...], backend: st
         torch.testing.assert_close(gradient, whole[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("bounds", [(0.0, math.inf), (-math.inf, math.inf), (-0.5, 2.0)])
 @pytest.mark.parametrize("steps", [1, 2, 7, 30])
-def test_a_map_is_its_piece(steps: int) -> None:
-    layer = mixed_layer()
+def test_a_map_is_its_piece(steps: int, bounds: tuple[float, float]) -> None:
+    layer = mixed_layer("auto")
+    layer.membrane_bounds = bounds
     piece = sequence(steps, C)
     found = piece_map(layer, piece)
     for before in (sequence(1, H)[0], 1e3 * sequence(1, H)[0], torch.zeros(N, H, dtype=torch.float64)):
