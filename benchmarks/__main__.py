@@ -16,7 +16,8 @@ from benchmarks.implementations import Implementation, all_implementations
 from benchmarks.results import CASE, FAILED, OK, REFUSED, Row, Writer, finished, label, microseconds
 from benchmarks.runner import Settings, run
 from benchmarks.shapes import GROWTH, NAMED, QUICK, Shape, parse_shapes
-from leakypar.benchmark import DTYPES, INPUTS, PASSES
+from leakypar.benchmark import PASSES
+from leakypar.measuring import DTYPES, INPUTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 
-from leakypar.benchmark import DTYPES, Shape, clock_for
+from leakypar.measuring import DTYPES, Shape, clock_for
 
 # Copies larger than any cache; products large enough to fill the chip.
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leakypar import reference
-from leakypar.benchmark import THRESHOLD, InputSet, Problem
+from leakypar.measuring import THRESHOLD, InputSet, Problem
 
 
 class WrongResultError(ValueError):

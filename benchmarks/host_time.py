@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
 import leakypar
-from leakypar.benchmark import Contestant, InputSet, Reading, contestant, figures, turns
+from leakypar.benchmark import contestant, figures
+from leakypar.measuring import Contestant, InputSet, Reading, turns
 
 TURNS, CALLS = 60, 50
 

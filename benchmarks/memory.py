@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.implementations import Implementation
-from leakypar.benchmark import DTYPES, Shape, contestant, make_problem, set_bytes, set_count
+from leakypar.benchmark import contestant
+from leakypar.measuring import DTYPES, Shape, make_problem, set_bytes, set_count
 
 SOURCES = {"cuda": "CUDA allocator", "cpu": "resident set of a fresh process"}
 RESET_HIGHEST_MARK = "5"

@@ -19,18 +19,8 @@ from benchmarks.check import Errors, Reference, WrongResultError, compare, compu
 from benchmarks.environment import Environment
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer
 from benchmarks.results import Row
-from leakypar.benchmark import (
-    DTYPES,
-    SPIKE_RATE,
-    Problem,
-    Shape,
-    clock_for,
-    contestant,
-    figures,
-    make_problem,
-    race,
-    step,
-)
+from leakypar.benchmark import contestant, figures, step
+from leakypar.measuring import DTYPES, SPIKE_RATE, Problem, Shape, clock_for, make_problem, race
 
 FEWEST_ROUNDS = 3
 # A probe's share of all steps, and the fewest: what a call takes once is then little beside what its steps take.

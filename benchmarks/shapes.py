@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from leakypar.benchmark import ONE_SEQUENCE, QUICK, SHAPES, Shape
+from leakypar.benchmark import ONE_SEQUENCE, QUICK, SHAPES
+from leakypar.measuring import Shape
 
 __all__ = ["GROWTH", "NAMED", "QUICK", "SHAPES", "Shape", "parse_shapes"]
 

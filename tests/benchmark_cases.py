@@ -13,7 +13,7 @@ from benchmarks.environment import describe
 from benchmarks.implementations import Implementation, all_implementations
 from benchmarks.results import Row
 from benchmarks.runner import Case, Settings
-from leakypar.benchmark import Shape
+from leakypar.measuring import Shape
 
 CPU = torch.device("cpu")
 TINY = Shape("tiny", 40, 4, 24, 16)

@@ -11,19 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakypar import benchmark
-from leakypar.benchmark import (
-    FLOOR,
-    FUSED,
-    RNN,
-    SHAPES,
+from leakypar import benchmark, measuring
+from leakypar.benchmark import FLOOR, FUSED, RNN, SHAPES, contestant, figures, layers
+from leakypar.measuring import (
     Contestant,
     HostClock,
     Reading,
     Shape,
-    contestant,
-    figures,
-    layers,
     make_problem,
     race,
     set_bytes,
@@ -41,7 +35,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "SHAPES", {"tiny": TINY})
     monkeypatch.setattr(benchmark, "ONE_SEQUENCE", Shape("one", 6, 1, 5, 4))
     monkeypatch.setattr(benchmark, "QUICK", ("tiny",))
-    monkeypatch.setattr(benchmark, "ROTATED_BYTES", 1)
+    monkeypatch.setattr(measuring, "ROTATED_BYTES", 1)
 
 
 def test_of_three_each_comes_after_each_other_equally_often() -> None:
@@ -143,7 +137,7 @@ def test_the_command_writes_a_row_for_every_contestant(tmp_path: Path) -> None:
 def test_backends_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("leakypar._C", reason="the extension was not built")
 
-    def spoiled(problem: benchmark.Problem) -> dict[str, torch.nn.Module]:
+    def spoiled(problem: measuring.Problem) -> dict[str, torch.nn.Module]:
         made = layers(problem)
         made[FUSED].register_forward_hook(lambda module, arguments, output: output.roll(1, 0))
         return made

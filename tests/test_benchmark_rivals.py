@@ -24,7 +24,7 @@ from benchmarks.implementations.snntorch_leaky import SnntorchLeaky
 from benchmarks.implementations.snntorch_linear_leaky import SnntorchLinearLeaky
 from benchmarks.implementations.snntorch_parallel import SnntorchParallel
 from benchmarks.implementations.spikingjelly_lif import Spikingjelly
-from leakypar.benchmark import THRESHOLD, Problem, make_problem
+from leakypar.measuring import THRESHOLD, Problem, make_problem
 from tests.benchmark_cases import CPU, TINY, run_case
 
 

@@ -30,7 +30,7 @@ from benchmarks.implementations.rnn import RNN, RNNLayer
 from benchmarks.results import Row, Writer, label, microseconds, read
 from benchmarks.shapes import GROWTH, SHAPES, parse_shapes
 from leakypar import ops
-from leakypar.benchmark import HostClock, Problem, Reading, Shape, make_problem
+from leakypar.measuring import HostClock, Problem, Reading, Shape, make_problem
 from tests.benchmark_cases import CPU, all_for_the_cpu, make_row, run_case, settings
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks.implementations.base import Implementation, Layer, OwnParameters, register
 from benchmarks.implementations.rnn import atan_derivative
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 Map = tuple[Tensor, ...]
 

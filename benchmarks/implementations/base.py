@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bounds import Kernel, layer_kernels
-from leakypar.benchmark import PASSES, Problem, Shape
+from leakypar.benchmark import PASSES
+from leakypar.measuring import Problem, Shape
 
 
 class Layer(nn.Module, ABC):
@@ -19,7 +20,7 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def parts(self) -> dict[str, nn.Parameter]:
-        """Its trained parameters, by the names of :class:`~leakypar.benchmark.Parameters`."""
+        """Its trained parameters, by the names of :class:`~leakypar.measuring.Parameters`."""
 
     def gradients(self) -> dict[str, Tensor]:
         """The parameters' gradients after a training step; of a recurrent matrix, its diagonal's."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.implementations.base import Implementation, Layer, OwnParameters, register
 from leakypar import reference
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 # Time steps that are compiled together. A CPU is no faster with more, and a GPU has fewer kernels to launch.
 CHUNK_STEPS = {"cpu": 16, "cuda": 64}

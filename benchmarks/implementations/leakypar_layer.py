@@ -10,7 +10,7 @@ from torch import Tensor
 import leakypar
 from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
 from leakypar import launch_plan, ops
-from leakypar.benchmark import DTYPES, THRESHOLD, Problem
+from leakypar.measuring import DTYPES, THRESHOLD, Problem
 
 
 class LeakyParallelLayer(Recurrent):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.bounds import Kernel, linear_kernels
 from benchmarks.implementations.base import Implementation, Layer, Projected, register
-from leakypar.benchmark import Problem, Shape
+from leakypar.measuring import Problem, Shape
 
 
 class LinearLayer(Projected):

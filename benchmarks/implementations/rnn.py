@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 
 class ATan(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.implementations.base import Implementation, Layer, Projected, register
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 
 class SnntorchLeakyLayer(Projected):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.implementations.base import Implementation, Layer, Projected, register
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 KERNEL_STEPS = 256
 

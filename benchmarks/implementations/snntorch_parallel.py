@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 
 class SnntorchParallelLayer(Recurrent):

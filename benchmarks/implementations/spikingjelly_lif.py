@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.implementations.base import Implementation, Layer, Projected, register
-from leakypar.benchmark import THRESHOLD, Problem
+from leakypar.measuring import THRESHOLD, Problem
 
 OLDEST = 2  # its API differs before
 
