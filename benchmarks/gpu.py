@@ -1,7 +1,8 @@
 """``python -m benchmarks.gpu``: build, test, sanitize, time and profile on this machine's GPU, in under ten minutes.
 
 Every step has a log and, by ``timeout``, a limit, and no step's failure keeps another from running. Results are written
-to ``$OUT`` if it is set, else to ``results/``: ``summary.txt``, the benchmark's CSV files, and ``logs.tar.gz``.
+to ``$OUT`` if it is set, else to ``results/``: ``summary.txt``, the CSV files of times, what was measured of plans, and
+``logs.tar.gz``.
 """
 
 from __future__ import annotations
@@ -136,11 +137,13 @@ def plan_steps(gpu: Gpu, out: Path) -> list[Step]:
         steps.append(Step(tool, command, 35, apart, missing=lacks["compute-sanitizer"]))
     for name, limit, options in (
         ("-quick", 35, ("--quick", "--case-seconds", "0.5")),
-        ("", 85, ("--case-seconds", "1")),
+        ("", 75, ("--case-seconds", "1")),
     ):
         command = [python, "-m", "benchmarks", "--device", "cuda", "--output", str(out / f"{stem}{name}.csv")]
         command += ["--implementations", TIMED, "--time-limit", SECONDS, *options]
-        steps.append(Step(f"benchmark{name}", command, limit))
+        steps.append(Step(f"benchmark{name}", command, limit, {"LEAKYPAR_TUNING": "off"}))
+    command = [python, "-m", "benchmarks.tuning", "--time-limit", SECONDS, "--output", str(out / f"{stem}-plans.csv")]
+    steps.append(Step("plans", command, 24, {"LEAKYPAR_TUNING": str(out / f"{stem}-plans.json")}))
     for shape, method in PROFILED:
         # The GPU's clocks are not ours to set.
         command = [tools["ncu"] or "", "--clock-control", "none", *NCU_SECTIONS, "--kernel-name-base", "demangled"]

@@ -10,6 +10,7 @@ stable_abi_target: str
 
 _Method = Literal["sequential", "look_back", "project_scan"]
 _Scan = Literal["sequential", "look_back"]
+_Direction = Literal["forward", "backward"]
 _Facts = tuple[int, int, int, int, int, int, int]
 
 def device_facts(device: int) -> _Facts: ...
@@ -27,7 +28,26 @@ def make_plan(
     backward_gemm_chunk: int | None = None,
     tiles: tuple[int, ...] | None = None,
     recompute: bool = False,
+    measured: bool = True,
 ) -> tuple[_Method, _Scan, int, int, tuple[int, int, int, bool, int] | None]: ...
+def candidates(
+    *, T: int, N: int, C: int, H: int, precision: str, facts: _Facts, direction: _Direction
+) -> list[tuple[_Method, int, int, tuple[int, int, int, bool, int] | None]]: ...
+def remember(
+    *,
+    T: int,
+    N: int,
+    C: int,
+    H: int,
+    precision: str,
+    facts: _Facts,
+    direction: _Direction,
+    method: str,
+    chunk_bytes: int,
+    tiles: tuple[int, ...] | None,
+) -> None: ...
+def is_measured(*, T: int, N: int, C: int, H: int, precision: str, facts: _Facts, direction: _Direction) -> bool: ...
+def forget() -> None: ...
 def check_request(
     forward: str | None,
     backward: str | None,

@@ -5,14 +5,20 @@ fused kernels where they were built (`build_info()` tells), and the layer runs t
 """
 
 from . import flops as flops  # it registers the formulas
-from . import init, parametrizations, reference, surrogate
+from . import init, parametrizations, reference, surrogate, tuning, tuning_file
 from .build_info import build_info
 from .convert import SpikesAndMembrane, convert
 from .functional import leaky_parallel
 from .launch_plan import DeviceFacts, Method, Plan, Scan, Tiles, plan
 from .module import LeakyParallel
 from .rates import FiringRates, LayerRates, firing_rates
+from .tuning import Tuned, tune, tune_layer
 from .version import __version__
+
+autotune = tuning.switched_on_by_environment()
+"""Whether sizes that were not measured are at their first call, as `leakypar.tuning` describes."""
+
+tuning_file.load()
 
 __all__ = [
     "DeviceFacts",
@@ -24,7 +30,9 @@ __all__ = [
     "Scan",
     "SpikesAndMembrane",
     "Tiles",
+    "Tuned",
     "__version__",
+    "autotune",
     "build_info",
     "convert",
     "firing_rates",
@@ -34,4 +42,6 @@ __all__ = [
     "plan",
     "reference",
     "surrogate",
+    "tune",
+    "tune_layer",
 ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import launch_plan, ops, surrogate, validation
+from . import launch_plan, ops, surrogate, tuning, validation
 from .autograd import Kernel, is_plain, scan
 from .spikes_of_membrane import through_membrane
+
+_package: Any = sys.modules[__package__]  # whose `autotune` is a user's to set
 
 
 def leaky_parallel(
@@ -145,6 +149,8 @@ def run(
         taken |= ops.MEMBRANE
     if return_state:
         taken |= ops.FINAL_MEMBRANE
+    if _package.autotune and request == launch_plan.AUTOMATIC and not recompute and not torch.compiler.is_compiling():
+        tuning.at_first_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
     seed = torch.randint(2**63 - 1, (), device=x.device) if in_kernel and dropout > 0 else None
     spikes, membrane, _, final_membrane = scan(
         x,

@@ -139,7 +139,7 @@ def plan(
     device: torch.device | str | DeviceFacts = "cuda",
     tf32: bool | None = None,
 ) -> Plan:
-    """The plan that the kernels choose for a problem. No device is needed to ask, given its facts.
+    """The plan that the kernels choose, or that `leakypar.tune` found. No device is needed to ask, given its facts.
 
     Args:
         T: time steps.
@@ -168,13 +168,23 @@ def plan(
     if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
     compiled = extension()
-    facts = device if isinstance(device, DeviceFacts) else _facts_of(torch.device(device))
-    precision = "tf32" if dtype == torch.float32 and (rnn_tf32() if tf32 is None else tf32) else str(dtype)[6:]
-    chosen = Plan(*compiled.make_plan(T=T, N=N, C=C, H=H, precision=precision, facts=facts))
-    return chosen if chosen.tiles is None else chosen._replace(tiles=Tiles(*chosen.tiles))
+    facts = device if isinstance(device, DeviceFacts) else facts_of(torch.device(device))
+    rounds = dtype == torch.float32 and facts.multiprocessors and (rnn_tf32() if tf32 is None else tf32)
+    precision = "tf32" if rounds else str(dtype)[6:]
+    return with_tiles(Plan(*compiled.make_plan(T=T, N=N, C=C, H=H, precision=precision, facts=facts)))
 
 
-def _facts_of(device: torch.device) -> DeviceFacts:
+def with_tiles(plan: Plan) -> Plan:
+    """What the extension gives, its tiles being a bare tuple there."""
+    return plan if plan.tiles is None else plan._replace(tiles=Tiles(*plan.tiles))
+
+
+def facts_of(device: torch.device) -> DeviceFacts:
+    """What a plan depends on of a device that is present.
+
+    Raises:
+        ValueError: leakypar has no kernels for it.
+    """
     if device.type == "cpu":
         return DeviceFacts(*extension().device_facts(-1))
     if device.type != "cuda":

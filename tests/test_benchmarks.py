@@ -727,6 +727,9 @@ def test_the_plan_of_the_gpu_run(
     assert sum(step.limit for step in planned.values()) <= 590
     assert planned["build"].environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
     assert str(tmp_path / "nvidia-h100-80gb-hbm3.csv") in planned["benchmark"].command
+    assert planned["benchmark"].environment["LEAKYPAR_TUNING"] == "off"
+    assert planned["plans"].environment["LEAKYPAR_TUNING"] == str(tmp_path / "nvidia-h100-80gb-hbm3-plans.json")
+    assert planned["plans"].command[-1] == str(tmp_path / "nvidia-h100-80gb-hbm3-plans.csv")
     sanitizers = ["racecheck", "synccheck", "memcheck", "initcheck"]
     assert [name for name in planned if name in sanitizers] == sanitizers
     for tool in sanitizers:

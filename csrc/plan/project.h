@@ -114,29 +114,30 @@ inline std::int32_t choose_batch_rows(ProjectTiles tiles, const Workload& work, 
   return chosen;
 }
 
-// Nothing where the device has no room for any tile, or there is nothing to compute. Tiles are of the width that leaves the busiest multiprocessor
-// fewer columns to compute, and wide where that is equal. Where the teams are too few to fill the chip, as many blocks share
-// one as run at once.
-inline std::optional<ProjectTiles> choose_tiles(const Workload& work, const DeviceFacts& device) {
+// The best tiles of one width; nothing where the device has no room for them, or there is nothing to compute. Where the teams
+// are too few to fill the chip, as many blocks share one as run at once.
+inline std::optional<ProjectTiles> tiles_of_width(bool wide, const Workload& work, const DeviceFacts& device) {
   const bool empty = work.T == 0 || work.N == 0 || work.H == 0;
   if (empty || device.is_cpu() || work.element_bytes() > 4) return std::nullopt;
-  const auto of_width = [&](bool wide) {
-    ProjectTiles tiles = {};
-    tiles.wide = wide;
-    tiles.batch_rows = choose_batch_rows(tiles, work, device);
-    return tiles;
-  };
-  const auto busiest = [&](const ProjectTiles& tiles) {
-    const std::int64_t count = tiles.teams(work.N, work.H) * tiles.time_tiles(work.T);
-    return (count + device.multiprocessors - 1) / device.multiprocessors * tiles.columns();
-  };
-  const ProjectTiles wide = of_width(true), narrow = of_width(false);
-  ProjectTiles tiles = busiest(wide) <= busiest(narrow) ? wide : narrow;
+  ProjectTiles tiles = {};
+  tiles.wide = wide;
+  tiles.batch_rows = choose_batch_rows(tiles, work, device);
   choose_slots(tiles, work, device);
   const std::int64_t blocks = resident_blocks(tiles, work, device) * device.multiprocessors;
   if (blocks == 0) return std::nullopt;
   tiles.time_blocks = std::clamp<std::int64_t>(blocks / tiles.teams(work.N, work.H), 1, tiles.time_tiles(work.T));
   return tiles;
+}
+
+// Of the width that leaves the busiest multiprocessor fewer columns to compute, and wide where that is equal.
+inline std::optional<ProjectTiles> choose_tiles(const Workload& work, const DeviceFacts& device) {
+  const auto busiest = [&](const ProjectTiles& tiles) {
+    const std::int64_t count = tiles.teams(work.N, work.H) * tiles.time_tiles(work.T);
+    return (count + device.multiprocessors - 1) / device.multiprocessors * tiles.columns();
+  };
+  const auto wide = tiles_of_width(true, work, device), narrow = tiles_of_width(false, work, device);
+  if (!wide || !narrow) return wide ? wide : narrow;
+  return busiest(*wide) <= busiest(*narrow) ? wide : narrow;
 }
 
 }  // namespace leakypar

@@ -114,7 +114,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       request.gemm_chunk = gemm_chunk;
     }
     request.recompute = checkpoints.has_value();
-    const Plan plan = make_plan({T, N, C, H, precision_of<Scalar>(allow_tf32)}, Device::facts(like), request);
+    const Plan plan = plan_for({T, N, C, H, precision_of<Scalar>(allow_tf32)}, Device::facts(like), request);
     const std::int64_t longest = plan.backward_gemm_chunk;
     const std::int64_t chunks = (T + longest - 1) / longest;
     if (checkpoints) {

@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     if (keeps_checkpoints) request.backward_gemm_chunk = gemm_chunk;
     request.recompute = keeps_checkpoints;
     const Workload work = {T, N, C, H, precision_of<Scalar>(allow_tf32)};
-    const Plan plan = make_plan(work, Device::facts(x), request);
+    const Plan plan = plan_for(work, Device::facts(x), request);
     const std::int64_t chunks = (T + plan.gemm_chunk - 1) / plan.gemm_chunk;
 
     MaybeTensor spikes, membrane, checkpoints, carry, final_membrane;

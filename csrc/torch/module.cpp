@@ -7,8 +7,9 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
-#include "../plan/plan.h"
+#include "../plan/measured.h"
 
 #ifdef LEAKYPAR_WITH_CUDA
 #include "cuda_context.h"
@@ -96,20 +97,63 @@ void check_request(const std::optional<std::string>& forward, const std::optiona
 
 const char* name(leakypar::Method method) { return leakypar::method_names[static_cast<int>(method)]; }
 
+py::object tuple_from(const std::optional<leakypar::ProjectTiles>& tiles) {
+  if (!tiles) return py::none();
+  return py::make_tuple(tiles->columns(), tiles->batch_rows, tiles->stages, tiles->weights_resident,
+                        tiles->time_blocks);
+}
+
 py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
                     const Facts& facts, const std::optional<std::string>& forward,
                     const std::optional<std::string>& backward, std::optional<std::int64_t> gemm_chunk,
                     std::optional<std::int64_t> backward_gemm_chunk,
-                    const std::optional<std::vector<std::int64_t>>& tiles, bool recompute) {
-  const leakypar::Plan plan =
-      leakypar::make_plan({T, N, C, H, precision_from(precision)}, device_from(facts),
-                          request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, recompute));
-  py::object chosen = py::none();
-  if (plan.tiles) {
-    chosen = py::make_tuple(plan.tiles->columns(), plan.tiles->batch_rows, plan.tiles->stages,
-                            plan.tiles->weights_resident, plan.tiles->time_blocks);
+                    const std::optional<std::vector<std::int64_t>>& tiles, bool recompute, bool measured) {
+  const auto plan = (measured ? leakypar::plan_for : leakypar::make_plan)(
+      {T, N, C, H, precision_from(precision)}, device_from(facts),
+      request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, recompute));
+  return py::make_tuple(name(plan.forward), name(plan.backward), plan.gemm_chunk, plan.backward_gemm_chunk,
+                        tuple_from(plan.tiles));
+}
+
+leakypar::Direction direction_from(const std::string& name) {
+  if (name != "forward" && name != "backward") throw std::invalid_argument("direction is '" + name + "'");
+  return name == "forward" ? leakypar::Direction::forward : leakypar::Direction::backward;
+}
+
+py::list candidates(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
+                    const Facts& facts, const std::string& direction) {
+  const leakypar::Workload work = {T, N, C, H, precision_from(precision)};
+  py::list found;
+  for (const auto& each : leakypar::candidates(direction_from(direction), work, device_from(facts))) {
+    found.append(py::make_tuple(name(each.method), each.chunk_bytes, leakypar::steps_within(each.chunk_bytes, work),
+                                tuple_from(each.tiles)));
   }
-  return py::make_tuple(name(plan.forward), name(plan.backward), plan.gemm_chunk, plan.backward_gemm_chunk, chosen);
+  return found;
+}
+
+void remember(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
+              const Facts& facts, const std::string& direction, const std::string& method, std::int64_t chunk_bytes,
+              const std::optional<std::vector<std::int64_t>>& tiles) {
+  const leakypar::Workload work = {T, N, C, H, precision_from(precision)};
+  const leakypar::DeviceFacts device = device_from(facts);
+  leakypar::MeasuredDirection measured = {leakypar::method_from(method), chunk_bytes, {}};
+  if (tiles) measured.tiles = leakypar::tiles_from(*tiles);
+  // What no call on this device could run is refused here, rather than at each of them.
+  leakypar::Request request = {};
+  const std::int64_t steps = leakypar::steps_within(chunk_bytes, work);
+  const bool is_forward = direction_from(direction) == leakypar::Direction::forward;
+  (is_forward ? request.forward : request.backward) = measured.method;
+  (is_forward ? request.gemm_chunk : request.backward_gemm_chunk) = steps;
+  request.tiles = measured.tiles;
+  leakypar::make_plan(work, device, request);
+  leakypar::measured_plans.remember(leakypar::measured_key(direction_from(direction), work, device), measured);
+}
+
+bool is_measured(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
+                 const Facts& facts, const std::string& direction) {
+  return leakypar::measured_plans
+      .find(direction_from(direction), {T, N, C, H, precision_from(precision)}, device_from(facts))
+      .has_value();
 }
 
 py::dict predict(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t H, const std::string& precision,
@@ -156,8 +200,19 @@ PYBIND11_MODULE(_C, m) {
   m.def("make_plan", &make_plan, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
         arg("forward") = py::none(), arg("backward") = py::none(), arg("gemm_chunk") = py::none(),
         arg("backward_gemm_chunk") = py::none(), arg("tiles") = py::none(), arg("recompute") = false,
+        arg("measured") = true,
         "csrc/plan/plan.h: (forward, backward, gemm_chunk, backward_gemm_chunk, tiles), where tiles are (columns, "
-        "batch_rows, stages, weights_resident, time_blocks) or None. ValueError where what is forced does not fit.");
+        "batch_rows, stages, weights_resident, time_blocks) or None. ValueError where what is forced does not fit. "
+        "measured: whether what remember() was told comes before the arithmetic.");
+  m.def("candidates", &candidates, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"),
+        arg("facts"), arg("direction"),
+        "csrc/plan/measured.h: what is worth measuring, each (method, chunk_bytes, steps of a chunk, tiles or None).");
+  m.def("remember", &remember, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
+        arg("direction"), arg("method"), arg("chunk_bytes"), arg("tiles"),
+        "Lets plans of such sizes be this one from now on. ValueError where the device could not run it.");
+  m.def("is_measured", &is_measured, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"),
+        arg("facts"), arg("direction"), "Whether a plan of such sizes is remembered.");
+  m.def("forget", [] { leakypar::measured_plans.forget(); }, "Forgets every plan that remember() was told.");
   m.def("check_request", &check_request, arg("forward"), arg("backward"), arg("gemm_chunk"), arg("backward_gemm_chunk"),
         arg("tiles"), "ValueError where what a user forces of a plan fits no work on any device.");
   m.def("predict", &predict, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),

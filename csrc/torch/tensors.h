@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "../kernels.h"
-#include "../plan/plan.h"
+#include "../plan/measured.h"
 
 // A call of torch's C functions, whose failure is an exception: with torch's own reason where the headers can ask for it.
 #ifdef STABLE_TORCH_ERROR_CODE_CHECK

@@ -1,0 +1,89 @@
+"""``python -m benchmarks.tuning``: the model's plan beside the measured best, over shapes; what re-fits the model.
+
+Every plan that is measured is remembered where ``LEAKYPAR_TUNING`` says. The table has a row for each shape, dtype and
+direction; the CSV file one for each candidate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.shapes import SHAPES, parse_shapes
+from leakypar import ops, tune
+from leakypar.measuring import DTYPES, Shape
+from leakypar.tuning_file import Candidate
+
+RANGES = ((3, 14), (0, 8), (4, 11), (4, 11))  # of T, N, C and H, as powers of 2
+
+
+def random_shapes(count: int) -> list[Shape]:
+    """Shapes whose sizes are drawn evenly by their logarithms, of at most 2^25 values of input or spikes."""
+    generator = torch.Generator().manual_seed(0)
+    found: list[Shape] = []
+    while len(found) < count:
+        draws = torch.rand(4, generator=generator).tolist()
+        T, N, C, H = (round(2 ** (low + draw * (high - low))) for draw, (low, high) in zip(draws, RANGES, strict=True))
+        if T * N * max(C, H) <= 1 << 25:
+            found.append(Shape(f"random-{len(found) + 1}", T, N, C, H))
+    return found
+
+
+def named(candidate: Candidate) -> str:
+    """A candidate in a cell of the table."""
+    tiles = "" if candidate.tiles is None else " " + "/".join(str(int(value)) for value in candidate.tiles)
+    return f"{candidate.method} {candidate.chunk}{tiles}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tunes every shape; prints the table, as Markdown, and how the gains lie."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__.partition(": ")[2])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="names, sizes such as 25x128x784x10; none for none")
+    parser.add_argument("--random", type=int, default=0, help="so many shapes drawn at random, besides")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--time-limit", type=float, default=120, help="seconds for all, about")
+    parser.add_argument("--output", type=Path, help="a CSV file")
+    options = parser.parse_args(arguments)
+    if not ops.is_available(torch.device(options.device).type):
+        print(ops.unavailable_reason(torch.device(options.device).type), file=sys.stderr)
+        return 1
+    torch.set_num_threads(options.threads)
+    shapes = [] if options.shapes == "none" else parse_shapes(options.shapes)
+    shapes += random_shapes(options.random)
+    dtypes = options.dtypes.split(",")
+    seconds = options.time_limit / (2 * len(shapes) * len(dtypes))
+    print("| (T, N, C, H) | dtype | direction | model's choice | µs | measured best | gain |")
+    print("|---|---|---|---|--:|---|--:|")
+    rows, gains = [], []
+    for shape in shapes:
+        for dtype in dtypes:
+            sizes = (shape.T, shape.N, shape.C, shape.H)
+            tuned = tune(*sizes, dtype=DTYPES[dtype], device=options.device, seconds=seconds)
+            for direction in ("forward", "backward"):
+                candidates = [each for each in tuned.candidates if each.direction == direction]
+                model, best = next(each for each in candidates if each.is_model), candidates[0]
+                times = f"{model.microseconds:.1f} | {named(best)} | {best.gain:.2f}"
+                print(f"| {shape} | {dtype} | {direction} | {named(model)} | {times} |", flush=True)
+                gains.append(best.gain)
+                where = dict(zip(("shape", *"TNCH", "dtype"), (shape.name, *sizes, dtype), strict=True))
+                rows += [{**where, **each._asdict()} for each in candidates]
+    beyond = sum(gain > 1.05 for gain in gains)
+    print(f"\n{beyond} of {len(gains)} gain more than 5%; geometric mean {statistics.geometric_mean(gains):.3f}")
+    if options.output:
+        with options.output.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
