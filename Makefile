@@ -173,10 +173,10 @@ $(VENV)/pyvenv.cfg:
 # where ninja counts the files, and pip finds it done.
 $(stamps)/torch: $(VENV)/pyvenv.cfg
 	@echo "==> $(VENV): installing $(TORCH) and what builds an extension; a CUDA build of torch is some 3 GB"
-	$(pip) install "$(TORCH)" "setuptools>=77" wheel "pybind11>=2.13" ninja
+	$(pip) install "$(TORCH)" $$($(PYTHON) toolchain.py)
 	@mkdir -p $(stamps) && touch $@
 
-$(built): $(csrc) setup.py tools/toolchain.py $(stamps)/torch
+$(built): $(csrc) setup.py toolchain.py $(stamps)/torch
 	@echo "==> $(VENV): compiling the extension"
 	@$(compile)
 	@touch $@

@@ -28,7 +28,7 @@ if int(setuptools.__version__.split(".")[0]) < 77:
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build front end runs this file without its folder on the path
 
-from tools.toolchain import (  # noqa: E402
+from toolchain import (  # noqa: E402
     CudaToolkit,
     Decision,
     Unavailable,

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from benchmarks.environment import ROOT
 from benchmarks.shapes import SHAPES
-from tools.toolchain import Unavailable, find_cuda_toolkit
+from toolchain import Unavailable, find_cuda_toolkit
 
 NO_GPU = 2
 SECONDS = "{seconds}"  # in a command: 90% of the step's limit, for a program that can end by itself in time

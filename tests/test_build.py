@@ -16,9 +16,10 @@ from types import ModuleType
 import pytest
 
 import leakypar
+import toolchain
 from leakypar.build_info import BuildInfo, extension
-from tools import distribution, ptxas_report, toolchain
-from tools.toolchain import CudaToolkit, Unavailable, decide
+from toolchain import CudaToolkit, Unavailable, decide
+from tools import distribution, ptxas_report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +51,7 @@ def test_build_info_tells_the_facts(compiled: ModuleType) -> None:
     assert info.reason
     assert re.match(r"(GCC|Clang) \d+", info.compiler or "")
     assert re.match(r"2\.\d+", info.torch_version or "")
-    assert info.stable_abi_target == ".".join(map(str, toolchain.STABLE_ABI_TARGET))
+    assert info.stable_abi_target == ".".join(map(str, toolchain.OLDEST_TORCH))
     if info.variant == "cuda":
         assert re.fullmatch(r"\d+\.\d+", info.cuda_version or "")
         assert all(re.fullmatch(r"\d+\.\da?(\+PTX)?", architecture) for architecture in info.architectures)
@@ -365,6 +366,16 @@ def test_architectures_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert toolchain.architectures() == "9.0"
 
 
+def test_what_a_build_needs_is_said_once() -> None:
+    """The others read pyproject.toml; what people read, and the build in isolation, repeats it."""
+    project = (ROOT / "pyproject.toml").read_text()
+    oldest = f"torch>={'.'.join(map(str, toolchain.OLDEST_TORCH))}"
+    assert project.count(f'"{oldest}"') == 2
+    install = re.search(r"^pip install (.*pybind11.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert install is not None
+    assert set(toolchain.build_requirements()) - {oldest} <= {word.strip('"') for word in install[1].split()}
+
+
 # setup.py itself, on a tree of the same form with sources that compile in no time
 
 MODULE = """#include <Python.h>
@@ -375,7 +386,7 @@ PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
 
 @pytest.fixture
 def small_tree(tmp_path: Path) -> Path:
-    for name in ("setup.py", "pyproject.toml", "tools/__init__.py", "tools/toolchain.py"):
+    for name in ("setup.py", "pyproject.toml", "toolchain.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     contents = {

@@ -24,9 +24,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+from toolchain import Unavailable, find_nvcc
 from tools.ptxas_report import KernelUse, compile_cubin, demangle
 from tools.ptxas_report import parse as parse_use
-from tools.toolchain import Unavailable, find_nvcc
 
 NO_SCOREBOARD = 7
 

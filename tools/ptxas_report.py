@@ -21,7 +21,7 @@ from itertools import product
 from os import cpu_count
 from pathlib import Path
 
-from tools.toolchain import Unavailable, architectures, find_nvcc
+from toolchain import Unavailable, architectures, find_nvcc
 
 KERNELS = Path(__file__).resolve().parent.parent / "csrc" / "cuda"
 

@@ -28,9 +28,9 @@ from os import cpu_count
 from pathlib import Path
 from statistics import median
 
+from toolchain import Unavailable, architectures, find_nvcc
 from tools.machine_code import Instruction, Kernel, Loop, compile_kernels, find_disassembler
 from tools.ptxas_report import KERNELS
-from tools.toolchain import Unavailable, architectures, find_nvcc
 
 BOUNDS: dict[str, Callable[[float, float], bool]] = {"=": operator.eq, "<=": operator.le, ">=": operator.ge}
 

@@ -20,11 +20,11 @@ from dataclasses import replace
 from os import cpu_count
 
 from benchmarks.shapes import SHAPES
+from toolchain import Unavailable, find_nvcc
 from tools.chip import H100, Chip, clocks
 from tools.machine_code import Instruction, Kernel, Loop, compile_kernels, find_disassembler
 from tools.ptxas_report import KERNELS
 from tools.schedule import hot_loop, in_flight, is_copy, steps, store_bytes
-from tools.toolchain import Unavailable, find_nvcc
 
 ARCHITECTURE = "9.0"
 WARPS = 4  # of a block of the sequential scans, and of project_scan

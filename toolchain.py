@@ -30,8 +30,24 @@ REINSTALL = "pip install --no-build-isolation --no-cache-dir --force-reinstall -
 # 10.3 is left out: device code that CUDA 13.0 makes for it has been reported to be numerically wrong.
 DEFAULT_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
-# The oldest torch whose stable ABI has all that ops.cpp calls; the binary runs under that torch and every later one.
-STABLE_ABI_TARGET = (2, 11)
+PYPROJECT = Path(__file__).with_name("pyproject.toml")
+
+
+def _oldest_torch() -> tuple[int, int]:
+    found = re.search(r'^dependencies = \["torch>=(\d+)\.(\d+)"\]$', PYPROJECT.read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+# The oldest whose stable ABI has all that ops.cpp calls; the binary runs under that torch and every later one.
+OLDEST_TORCH = _oldest_torch()
+
+
+def build_requirements() -> list[str]:
+    """What a build needs beside a compiler, torch included, as pip takes it."""
+    found = re.search(r"^requires = \[(.*)\]$", PYPROJECT.read_text(), re.MULTILINE)
+    assert found is not None
+    return re.findall(r'"([^"]+)"', found[1])
 
 
 class Unavailable(Exception):
@@ -68,7 +84,7 @@ class Decision:
 
 def stable_abi_define() -> str:
     """The macro that keeps torch's headers to what the target version has: major and minor in the top two bytes."""
-    major, minor = STABLE_ABI_TARGET
+    major, minor = OLDEST_TORCH
     return f"TORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000"
 
 
@@ -246,3 +262,7 @@ def decide(
         reason = f"the torch that is installed has CUDA {torch_cuda}, but {missing}"
         return Decision("cpu", reason, remedy=REINSTALL if find_driver() else None)
     return Decision("cuda", f"torch has CUDA {torch_cuda}, and a CUDA {toolkit.version} toolkit was found", toolkit)
+
+
+if __name__ == "__main__":
+    print(*build_requirements())
