@@ -15,6 +15,7 @@
 
 #include "math/bounds.h"
 #include "math/dropout.h"
+#include "math/lengths.h"
 #include "math/scalar.h"
 #include "math/surrogate.h"
 #include "plan/project.h"
@@ -56,6 +57,7 @@ struct ScanForward {
   const State<Scalar>* initial_membrane;  // [N, H], or null for zeros; may be the array of the final membrane
   Outputs<Scalar> outputs;
   Dropout dropout;
+  Lengths lengths;
 };
 
 // With v = f_t h_t - threshold, and r the gradient that reaches h_t from later steps (r_T = grad_final_membrane):
@@ -77,6 +79,7 @@ struct ScanBackward {
   Neurons neurons;                           // the biases are not read
   Surrogate surrogate;
   Dropout dropout;
+  Lengths lengths;
   Projected* grad_u;                     // [T, N, H]; on the CPU, may be the array that the membrane is read from
   State<Scalar>* grad_initial_membrane;  // [N, H], or null: r_0; may be the array that grad_final_membrane is read from
   // Partial sums, each [tiles, N, H] or null where no gradient needs it; what they hold is added to, so that a sequence can
@@ -86,6 +89,17 @@ struct ScanBackward {
   State<Scalar>* sum_decay;
   State<Scalar>* sum_threshold;
   State<Scalar>* sum_gain;
+};
+
+// What a scan leaves to be filled where sequences end before the arrays do; neither a gradient nor a spike is there.
+template <typename Scalar>
+struct Beyond {
+  std::int64_t T, N, H;
+  Lengths lengths;
+  Scalar* zeros;                  // [T, N, H], or null: the spikes, or the gradient of u
+  Scalar* membrane;               // [T, N, H], or null
+  const State<Scalar>* carry_in;  // [N, H], or null for zeros: the membrane before the first step, or r_T
+  State<Scalar>* carry_out;       // [N, H], or null: the final membrane, or r_0; may be the array of the carry in
 };
 
 // The projection, the scan and the spike at once: from the input to the spikes, and u nowhere.
@@ -100,6 +114,7 @@ struct ProjectScan {
   const State<Scalar>* initial_membrane;  // [N, H], or null for zeros; may be the array of the final membrane
   Outputs<Scalar> outputs;
   Dropout dropout;
+  Lengths lengths;
 };
 
 namespace cpu {
@@ -135,6 +150,10 @@ template <typename Scalar>
 cudaError_t scan_forward(const ScanForward<Scalar>& args, Method method, void* workspace, cudaStream_t stream);
 template <typename Scalar>
 cudaError_t scan_backward(const ScanBackward<Scalar>& args, Method method, void* workspace, cudaStream_t stream);
+
+// Fills what lies beyond each sequence's own steps; the launchers above and below do, where there are lengths.
+template <typename Scalar>
+cudaError_t fill_beyond(const Beyond<Scalar>& args, cudaStream_t stream);
 
 // Scalar: float16, bfloat16, or float, whose operands are rounded to TF32.
 template <typename Scalar>

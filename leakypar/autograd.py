@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 from . import launch_plan, layer_operator, ops, surrogate, validation
 from .batching import folded, mapped_inputs, one_by_one, size_of, unfolded
+from .lengths import beyond
 
 Kernel = tuple[int, float, float]
 """A surrogate as the kernels take it: its kind and two parameters."""
@@ -39,6 +40,7 @@ class _Scan(torch.autograd.Function):
         threshold: Tensor,
         gain: Tensor,
         initial_membrane: Tensor | None,
+        lengths: Tensor | None,
         seed: Tensor | None,
         bounds: ops.Bounds,
         dropout: float,
@@ -56,6 +58,7 @@ class _Scan(torch.autograd.Function):
             threshold,
             gain,
             initial_membrane,
+            lengths=lengths,
             seed=seed,
             bounds=bounds,
             dropout=dropout,
@@ -66,7 +69,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, *settings = inputs
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, *settings = inputs
         bounds, dropout, kernel, taken, interval, request = settings
         recompute = interval is not None
         spikes, membrane, checkpoints, final_membrane = output
@@ -80,6 +83,7 @@ class _Scan(torch.autograd.Function):
             threshold,
             gain,
             initial_membrane if of_decay or recompute else None,
+            lengths,
             seed,
             None if recompute else membrane,
             checkpoints if recompute else None,
@@ -119,9 +123,10 @@ class _Scan(torch.autograd.Function):
         if not wanted:
             return (None,) * len(_SCAN_INPUTS)
 
-        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, membrane, checkpoints = (
-            ctx.saved_tensors
-        )
+        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, *kept = ctx.saved_tensors
+        membrane, checkpoints = kept
+        if lengths is not None and wanted & _GRAD["weight"]:
+            x = x.masked_fill(beyond(lengths, x.shape[0]), 0)  # no padding, NaN say, meets the zeros of d_u there
         # Where nothing differentiates the gradients in turn, the operator alone says the same in less time.
         run = _Gradients.forward if is_plain() and not torch.is_grad_enabled() else _Gradients.apply
         d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = run(
@@ -138,6 +143,7 @@ class _Scan(torch.autograd.Function):
             threshold,
             gain,
             initial_membrane,
+            lengths,
             seed,
             bounds,
             dropout,
@@ -171,12 +177,13 @@ class _Scan(torch.autograd.Function):
         named = dict(zip(_SCAN_INPUTS, inputs, strict=True))
         mapped = mapped_inputs(_SCAN_INPUTS, in_dims, inputs)
         # The place of a checkpoint depends on the size of the batch, and what drops out on the place in it.
-        if named["seed"] is not None or named["interval"] is not None or mapped - {"x", "initial_membrane"}:
+        if named["seed"] is not None or named["interval"] is not None or mapped - {"x", "initial_membrane", "lengths"}:
             return one_by_one(_Scan, info, in_dims, inputs)
         dims = dict(zip(_SCAN_INPUTS, in_dims, strict=True))
         B, N = info.batch_size, size_of(named["x"], dims["x"], 1)
         named["x"] = folded(named["x"], dims["x"], 1, B)
-        named["initial_membrane"] = folded(named["initial_membrane"], dims["initial_membrane"], 0, B)
+        for name in ("initial_membrane", "lengths"):
+            named[name] = folded(named[name], dims[name], 0, B)
         return unfolded(_Scan.apply(*named.values()), (1, 1, None, 0), B, N)  # type: ignore[no-untyped-call]
 
 
@@ -215,6 +222,7 @@ class _Gradients(torch.autograd.Function):
         threshold: Tensor,
         gain: Tensor,
         initial_membrane: Tensor | None,
+        lengths: Tensor | None,
         seed: Tensor | None,
         bounds: ops.Bounds,
         dropout: float,
@@ -238,6 +246,7 @@ class _Gradients(torch.autograd.Function):
             gain,
             initial_membrane,
             kernel,
+            lengths=lengths,
             seed=seed,
             bounds=bounds,
             dropout=dropout,
@@ -262,7 +271,7 @@ class _Gradients(torch.autograd.Function):
         named = dict(zip(_GRADIENTS_INPUTS, inputs, strict=True))
         mapped = mapped_inputs(_GRADIENTS_INPUTS, in_dims, inputs)
         of_a_batch = {"grad_spikes": 1, "grad_membrane": 1, "grad_final_membrane": 0, "membrane": 1, "x": 1}
-        of_a_batch["initial_membrane"] = 0
+        of_a_batch |= {"initial_membrane": 0, "lengths": 0}
         sums = named["outputs"] & ~(_GRAD["x"] | _GRAD["initial_membrane"])  # over the batch
         if sums or named["seed"] is not None or named["checkpoints"] is not None or mapped - of_a_batch.keys():
             return one_by_one(_Gradients, info, in_dims, inputs)
@@ -293,6 +302,7 @@ def scan(
     threshold: Tensor,
     gain: Tensor,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None,
     seed: Tensor | None,
     bounds: ops.Bounds,
     dropout: float,
@@ -317,13 +327,15 @@ def scan(
                 warnings.warn(
                     "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
                 )
-            return layer_operator.layer(*tensors, seed, bounds, dropout, kernel or NO_GRADIENT, taken, request)
+            return layer_operator.layer(*tensors, lengths, seed, bounds, dropout, kernel or NO_GRADIENT, taken, request)
         function = _ScanOfACall if plain and not torch.compiler.is_compiling() else _Scan
         results: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(  # type: ignore[no-untyped-call]
-            *tensors, seed, bounds, dropout, kernel, taken, interval, request
+            *tensors, lengths, seed, bounds, dropout, kernel, taken, interval, request
         )
         return results
-    return ops.forward(*tensors, seed=seed, bounds=bounds, dropout=dropout, outputs=taken, request=request)
+    return ops.forward(
+        *tensors, lengths=lengths, seed=seed, bounds=bounds, dropout=dropout, outputs=taken, request=request
+    )
 
 
 def keeps_a_graph() -> bool:

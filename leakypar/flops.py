@@ -34,7 +34,7 @@ def _differentiate(
     out_shape: Any = None,
 ) -> int:
     """The products of the input's and the weight's gradients, and the projection again where it is recomputed."""
-    outputs: int = others[13]  # after seven tensors, the bounds, the dropout and the surrogate
+    outputs: int = others[14]  # after eight tensors, the bounds, the dropout and the surrogate
     products = (outputs >> GRADIENTS.index("x") & 1) + (outputs >> GRADIENTS.index("weight") & 1) + (membrane is None)
     if not products:
         return 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import launch_plan, ops, surrogate, tuning, validation
 from .autograd import Kernel, is_plain, scan
+from .lengths import beyond, check_lengths
 from .spikes_of_membrane import through_membrane
 
 _package: Any = sys.modules[__package__]  # whose `autotune` is a user's to set
@@ -26,6 +27,7 @@ def leaky_parallel(
     gain: Tensor | float = 1.0,
     *,
     initial_membrane: Tensor | None = None,
+    lengths: Tensor | None = None,
     spike_grad: surrogate.SpikeGrad | None = None,
     dropout: float = 0.0,
     membrane_bounds: validation.Bounds = validation.RECTIFIED,
@@ -54,6 +56,9 @@ def leaky_parallel(
         gain: the height of a spike, likewise.
         initial_membrane: membrane before the first step, `[N, H]` (`[H]` without a batch), in the compute dtype or the
             state dtype; None for zeros.
+        lengths: how many steps each sequence has, int64 `[N]` (`[]` without a batch) on the device of `x`, from 0 to
+            `T`; None where all have `T`. After its last step a sequence spikes no more, its membrane is held, and no
+            gradient comes from there, whatever `x` is there; its final membrane is its own.
         spike_grad: a surrogate of `leakypar.surrogate`, None for `atan()`, or any callable from membrane - threshold to
             spikes. SSO, custom surrogates and callables run in PyTorch, on the membrane that the kernels return.
         dropout: probability that a membrane value is zeroed before the threshold, in [0, 1]; survivors are scaled by
@@ -90,6 +95,7 @@ def leaky_parallel(
         threshold,
         gain,
         initial_membrane=initial_membrane,
+        lengths=lengths,
         spike_grad=surrogate.resolve(spike_grad),
         dropout=validation.check_probability("dropout", dropout),
         bounds=validation.check_bounds("membrane_bounds", membrane_bounds),
@@ -110,6 +116,7 @@ def run(
     gain: Tensor | float,
     *,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None,
     spike_grad: surrogate.SpikeGrad,
     dropout: float,
     bounds: validation.Bounds,
@@ -121,6 +128,8 @@ def run(
     """`leaky_parallel` with its settings resolved, as the module keeps them."""
     lower, upper = bounds
     dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
+    if lengths is not None:
+        check_lengths(lengths, x)
     return_membrane = validation.check_flag("return_membrane", return_membrane)
     return_state = validation.check_flag("return_state", return_state)
     if not ops.is_available(x.device.type):
@@ -135,6 +144,7 @@ def run(
     if not batched:
         x = x.unsqueeze(1)
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
+        lengths = None if lengths is None else lengths.unsqueeze(0)
 
     kernel: Kernel | None = surrogate.kernel_of(spike_grad)
     in_kernel = kernel is not None
@@ -161,6 +171,7 @@ def run(
         threshold,
         gain,
         initial_membrane,
+        None if lengths is None else lengths.contiguous(),
         seed,
         (None if math.isinf(lower) else lower, None if math.isinf(upper) else upper),
         dropout,
@@ -169,6 +180,7 @@ def run(
         launch_plan.checkpoint_interval(x.shape[0], x.shape[1], dtype) if recompute else None,
         request,
     )
+    in_pytorch = kernel is None
     if kernel is None:
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
         v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
@@ -179,6 +191,9 @@ def run(
         and (membrane.requires_grad or validation.is_tracing() or not is_plain())
     ):
         spikes = through_membrane(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
+        in_pytorch = True
+    if in_pytorch and lengths is not None:
+        spikes = spikes.masked_fill(beyond(lengths, x.shape[0]), 0)
     results = [spikes]
     if return_membrane:
         results.append(membrane)

@@ -25,6 +25,7 @@ def layer(
     threshold: Tensor,
     gain: Tensor,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None,
     seed: Tensor | None,
     bounds: ops.Bounds,
     dropout: float,
@@ -43,6 +44,7 @@ def layer(
         threshold: see there.
         gain: see there.
         initial_membrane: see there.
+        lengths: see there.
         seed: see there.
         bounds: see there.
         dropout: see there.
@@ -59,6 +61,7 @@ def layer(
         threshold,
         gain,
         initial_membrane,
+        lengths,
         seed,
         *bounds,
         dropout,
@@ -78,14 +81,14 @@ def register_derivative(scan: type[torch.autograd.Function]) -> None:
     """Gives the operator the derivative of `autograd._Scan`, whose inputs are those of `layer` above."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        tensors, (lower, upper, dropout, surrogate, p0, p1, outputs, _, *plan) = inputs[:9], inputs[9:]
+        tensors, (lower, upper, dropout, surrogate, p0, p1, outputs, _, *plan) = inputs[:10], inputs[10:]
         method, gemm_chunk, tiles, backward, backward_chunk = plan
         request = launch_plan.Request(method, backward, gemm_chunk, backward_chunk, tiles)
         kernel = surrogate, p0, p1
         scan.setup_context(ctx, (*tensors, (lower, upper), dropout, kernel, outputs, None, request), output)
 
     def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        of_tensors = scan.backward(ctx, *grads)[:9]
+        of_tensors = scan.backward(ctx, *grads)[:10]
         return (*of_tensors, *(None,) * 13)
 
     torch.library.register_autograd("leakypar::layer", differentiate, setup_context=setup_context)

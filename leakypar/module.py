@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from . import functional, launch_plan, onnx, ops, reference, rnn, surrogate, validation
 from .build_info import warn_of_a_lesser_build
+from .lengths import run_packed
 from .parameters import RecurrentParameters
 from .rounding import warn_of_losses
 from .surrogate import SpikeGrad
@@ -265,12 +267,13 @@ class LeakyParallel(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | PackedSequence,
         *,
         initial_membrane: Tensor | None = None,
+        lengths: Tensor | None = None,
         return_membrane: bool = False,
         return_state: bool = False,
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> Any:
         """Runs a whole sequence.
 
         A long sequence fed in pieces, each from the final membrane of the one before, has the membrane that it has in
@@ -280,9 +283,13 @@ class LeakyParallel(nn.Module):
         Args:
             x: `[T, N, C]`, or `[T, C]` for one sequence, in the layer's dtype. `T` and `N` may be 0. Under autocast,
                 float16, bfloat16 or float32, whichever of them the layer has; a float64 input wants a float64 layer,
-                and the other way round, and then autocast changes nothing.
+                and the other way round, and then autocast changes nothing. A `PackedSequence` of sequences `[T, C]`
+                gives `PackedSequence`s.
             initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or
                 the state dtype (float64 for float64, else float32), or None for zeros.
+            lengths: how many steps each sequence has, int64 `[N]` (`[]` for one sequence) on the layer's device, from 0
+                to `T`; None where all have `T`. After its last step a sequence spikes no more, its membrane is held,
+                and no gradient comes from there, whatever `x` is there; its final membrane is its own.
             return_membrane: also return the membrane at every step, before dropout. The spikes' gradient then flows
                 through it: hooks and `retain_grad` see it, on every backend.
             return_state: also return the membrane after the last step.
@@ -293,16 +300,20 @@ class LeakyParallel(nn.Module):
             dtype, as a tuple. All are differentiable.
 
         Raises:
-            TypeError: an argument is not a dense floating-point tensor (a PackedSequence is not).
-            ValueError: an argument has the wrong shape, dtype or device.
+            TypeError: an argument is not a dense tensor, of floating-point numbers but for the lengths.
+            ValueError: an argument has the wrong shape, dtype or device, or, on a CPU, a length is out of range.
             RuntimeError: the backend is "fused", and the kernels were not built for the device.
         """
+        if isinstance(x, PackedSequence):
+            returned = {"return_membrane": return_membrane, "return_state": return_state}
+            return run_packed(self.forward, x, initial_membrane, lengths, **returned)
         # Tables of the module, because an attribute that is a parameter costs a search of all of them.
         weight, recurrent, bias_ih, bias_hh = self._modules["rnn"]()  # type: ignore[misc]
         threshold, gain = self._buffers.get("threshold"), self._buffers.get("graded_spikes_factor")
         dense = self.weight_hh_enable
         options: dict[str, Any] = {
             "initial_membrane": initial_membrane,
+            "lengths": lengths,
             "spike_grad": _DISABLED if self.surrogate_disable else self.spike_grad,
             "dropout": self.dropout if self.training else 0.0,
             "return_membrane": return_membrane,
@@ -322,6 +333,7 @@ class LeakyParallel(nn.Module):
         decay = recurrent if dense else decay
         if onnx.in_export():  # ONNX has nn.RNN
             onnx.check_bounds(self.membrane_bounds)
+            onnx.check_lengths(lengths)
             decay = recurrent if dense else onnx.diagonal_matrix(recurrent)
         elif _runs_fused(self.backend, weight.device.type, dense, rectified):
             options["recompute"], options["request"] = self.recompute, self._request

@@ -40,6 +40,12 @@ def check_bounds(bounds: Bounds) -> None:
         raise ValueError(f"leakypar.onnx: membrane_bounds must be (0, inf), which ONNX's RNN has, got {bounds}")
 
 
+def check_lengths(lengths: object) -> None:
+    """Raises ValueError for sequences of different lengths."""
+    if lengths is not None:
+        raise ValueError("leakypar.onnx: lengths must be None: sequences of different lengths are not exported")
+
+
 def diagonal_matrix(values: Tensor) -> Tensor:
     """`[H, H]` with the diagonal of a matrix `[H, H]`, or with the values of a vector `[H]`, in ONNX's operators."""
     neurons = torch.arange(values.shape[-1], device=values.device)
@@ -55,6 +61,7 @@ def rnn(
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What `torch.ops.leakypar.rnn` returns, as the ONNX node, for the exporter that `torch.export` feeds.
 
@@ -65,7 +72,9 @@ def rnn(
         bias_ih: see there.
         bias_hh: see there.
         initial_membrane: see there.
+        lengths: None.
     """
+    check_lengths(lengths)
     T, N, _ = x.shape
     H = weight.shape[0]
     recurrent = diagonal_matrix(decay) if decay.dim() == 1 else decay
@@ -139,7 +148,10 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         )
         return op.Squeeze(membrane, op.Constant(value_ints=[1])), final_membrane, dtype
 
-    def rnn(x: Any, weight: Any, decay: Any, bias_ih: Any, bias_hh: Any, initial_membrane: Any) -> tuple[Any, ...]:
+    def rnn(
+        x: Any, weight: Any, decay: Any, bias_ih: Any, bias_hh: Any, initial_membrane: Any, lengths: Any = None
+    ) -> tuple[Any, ...]:
+        check_lengths(lengths)
         membrane, final_membrane, dtype = membranes(x, weight, decay, bias_ih, bias_hh, initial_membrane)
         return membrane, cast(op.Squeeze(final_membrane, op.Constant(value_ints=[0])), state_dtype(dtype))
 
@@ -152,6 +164,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         threshold: Any,
         gain: Any,
         initial_membrane: Any,
+        lengths: Any,
         seed: Any,
         lower: float | None,
         upper: float | None,
@@ -159,6 +172,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         outputs: int,
         *plan: Any,
     ) -> tuple[Any, ...]:
+        check_lengths(lengths)
         check_bounds((-math.inf if lower is None else lower, math.inf if upper is None else upper))
         if seed is not None:
             raise ValueError("leakypar.onnx has no dropout: export after network.eval()")
@@ -175,7 +189,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.CastLike(value, like)
 
     def layer(*arguments: Any) -> tuple[Any, ...]:
-        return forward(*arguments[:12], *arguments[15:])
+        return forward(*arguments[:13], *arguments[16:])
 
     table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.leakypar.rnn.default: rnn}
     if ops.is_available("cpu"):

@@ -76,6 +76,7 @@ def forward(
     gain: Tensor,
     initial_membrane: Tensor | None,
     *,
+    lengths: Tensor | None = None,
     seed: Tensor | None = None,
     bounds: Bounds = (0.0, None),
     dropout: float = 0.0,
@@ -94,6 +95,7 @@ def forward(
         threshold: `[H]`, or one value.
         gain: `[H]`, or one value: the height of a spike.
         initial_membrane: `[N, H]`, the membrane before the first step, or None for zeros.
+        lengths: int64 `[N]`, contiguous: the steps that each sequence has; None where all have `T`.
         seed: one int64 on the device of `x`, which with its place decides whether an element drops out (Philox, see
             `csrc/math/dropout.h`); None for no dropout.
         bounds: what a membrane is clamped to after each step, lower < upper; None for no bound.
@@ -119,6 +121,7 @@ def forward(
         threshold,
         gain,
         initial_membrane,
+        lengths,
         seed,
         *bounds,
         dropout,
@@ -147,6 +150,7 @@ def backward(
     initial_membrane: Tensor | None,
     surrogate: tuple[int, float, float],
     *,
+    lengths: Tensor | None = None,
     seed: Tensor | None = None,
     bounds: Bounds = (0.0, None),
     dropout: float = 0.0,
@@ -171,6 +175,7 @@ def backward(
         gain: as in `forward`.
         initial_membrane: as in `forward`.
         surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
+        lengths: as in `forward`. The weight's gradient is a product with all of `x`, which must be finite beyond them.
         seed: as in `forward`, and the same one.
         bounds: as in `forward`. A membrane that equals one, both rounded to the dtype of the membrane, passes no
             gradient.
@@ -200,6 +205,7 @@ def backward(
         threshold,
         gain,
         initial_membrane,
+        lengths,
         seed,
         *bounds,
         dropout,
@@ -224,6 +230,7 @@ def register_shapes(namespace: str) -> None:
         threshold: Tensor,
         gain: Tensor,
         initial_membrane: Tensor | None,
+        lengths: Tensor | None,
         seed: Tensor | None,
         lower: float | None,
         upper: float | None,
@@ -252,7 +259,7 @@ def register_shapes(namespace: str) -> None:
 
     def layer_shapes(*arguments: Any) -> tuple[Tensor, ...]:
         # All but what only the backward needs: the surrogate, and the last two.
-        return forward_shapes(*arguments[:12], *arguments[15:20])
+        return forward_shapes(*arguments[:13], *arguments[16:21])
 
     def backward_shapes(
         grad_spikes: Tensor | None,
@@ -268,6 +275,7 @@ def register_shapes(namespace: str) -> None:
         threshold: Tensor,
         gain: Tensor,
         initial_membrane: Tensor | None,
+        lengths: Tensor | None,
         seed: Tensor | None,
         lower: float | None,
         upper: float | None,

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import validation
+from .lengths import beyond, check_lengths
 from .surrogate import SpikeGrad, disabled, resolve
 
 __all__ = ["leaky_parallel"]
@@ -38,6 +39,7 @@ def leaky_parallel(
     gain: Tensor | float = 1.0,
     *,
     initial_membrane: Tensor | None = None,
+    lengths: Tensor | None = None,
     spike_grad: SpikeGrad | None = None,
     dropout_mask: Tensor | None = None,
     surrogate_disable: bool = False,
@@ -61,6 +63,9 @@ def leaky_parallel(
         threshold: A neuron spikes strictly above it. A number, `[]`, `[1]` or `[H]`.
         gain: the value of a spike (snntorch's `graded_spikes_factor`). A number, `[]`, `[1]` or `[H]`.
         initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), or None for zeros.
+        lengths: how many steps each sequence has, int64 `[N]` (`[]` for one sequence), from 0 to `T`; None where all
+            have `T`. After its last step a sequence spikes no more, its membrane is held, and no gradient comes from
+            there, whatever `x` is there.
         spike_grad: turns membrane - threshold, in the state dtype, into spikes. None is `surrogate.atan()`.
         dropout_mask: factors of the membrane before the threshold, in the shape of the spikes, or None for ones. The
             recurrence does not see them.
@@ -79,6 +84,11 @@ def leaky_parallel(
         ValueError: an argument does not have a shape, dtype or device named above.
     """
     dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
+    over = None
+    if lengths is not None:
+        check_lengths(lengths, x)
+        over = beyond(lengths, x.shape[0])
+        x = x.masked_fill(over, 0)
     if dropout_mask is not None:
         validation.check_mask("dropout_mask", dropout_mask, [*x.shape[:-1], weight.shape[0]], x)
     surrogate_disable = validation.check_flag("surrogate_disable", surrogate_disable)
@@ -103,13 +113,16 @@ def leaky_parallel(
 
         h = u.new_zeros(u.shape[1:]) if initial_membrane is None else initial_membrane.to(state)
         steps = []
-        for u_t in u:
-            h = _clamp((decay * h if decay.dim() == 1 else F.linear(h, decay)) + u_t, lower, upper)
+        for t, u_t in enumerate(u):
+            stepped = _clamp((decay * h if decay.dim() == 1 else F.linear(h, decay)) + u_t, lower, upper)
+            h = stepped if over is None else torch.where(over[t], h, stepped)
             steps.append(h)
         membrane = torch.stack(steps) if steps else u
+        membrane = membrane if over is None else torch.where(over, membrane.detach(), membrane)
 
     seen = membrane if dropout_mask is None else membrane * dropout_mask.to(state)
     spikes = spike(seen - threshold) * gain
+    spikes = spikes if over is None else spikes.masked_fill(over, 0)
 
     result = [spikes.to(dtype)]
     if return_membrane:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import onnx, rnn_operator, validation
+from .lengths import beyond, check_lengths
 from .surrogate import SpikeGrad, resolve
 
 __all__ = ["leaky_parallel"]
@@ -30,6 +31,7 @@ def leaky_parallel(
     gain: Tensor | float = 1.0,
     *,
     initial_membrane: Tensor | None = None,
+    lengths: Tensor | None = None,
     spike_grad: SpikeGrad | None = None,
     dropout: float = 0.0,
     return_membrane: bool = False,
@@ -51,6 +53,8 @@ def leaky_parallel(
         gain: the value of a spike: a number, `[]`, `[1]` or `[H]`.
         initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or the
             state dtype (float64 for float64, else float32), or None for zeros.
+        lengths: how many steps each sequence has, int64 `[N]` (`[]` for one sequence), from 0 to `T`; None where all
+            have `T`. They are packed, as for `nn.RNN`, which waits for the device.
         spike_grad: turns membrane - threshold into spikes; None is `leakypar.surrogate.atan()`.
         dropout: probability with which each membrane value is zeroed before the threshold, the others being scaled by
             1 / (1 - dropout). The recurrence does not see it.
@@ -66,6 +70,8 @@ def leaky_parallel(
         ValueError: an argument does not have a shape, dtype, device or range above.
     """
     dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
+    if lengths is not None:
+        check_lengths(lengths, x)
     dropout = validation.check_probability("dropout", dropout)
     return_membrane = validation.check_flag("return_membrane", return_membrane)
     return_state = validation.check_flag("return_state", return_state)
@@ -75,6 +81,7 @@ def leaky_parallel(
     if one_sequence:
         x = x.unsqueeze(1)
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
+        lengths = None if lengths is None else lengths.unsqueeze(0)
 
     # Autocast would run cuDNN's RNN in float16 whatever its dtype is, so the casts are made here.
     settled = validation.autocast_enabled(x.device.type)
@@ -91,13 +98,20 @@ def leaky_parallel(
             None if bias_ih is None else bias_ih.to(dtype),
             None if bias_hh is None else bias_hh.to(dtype),
             initial_membrane,
+            lengths,
         )
+    over = None
+    if lengths is not None:
+        over = beyond(lengths, x.shape[0])
+        membrane = torch.where(over, final_membrane.detach().to(dtype), membrane)
+        over = over.squeeze(1) if one_sequence else over
     if one_sequence:
         membrane, final_membrane = membrane.squeeze(1), final_membrane.squeeze(0)
 
     seen = F.dropout(membrane, dropout) if dropout > 0 else membrane
     v = seen - _row(threshold)
     spikes = validation.check_spikes(spike(v), v) * _row(gain)
+    spikes = spikes if over is None else spikes.masked_fill(over, 0)
 
     result = [spikes.to(dtype)]
     if return_membrane:
@@ -114,6 +128,7 @@ def _run(
     bias_ih: Tensor | None,  # [H]
     bias_hh: Tensor | None,  # [H]
     initial_membrane: Tensor | None,  # [N, H], in the dtype of the others or the state dtype
+    lengths: Tensor | None,  # [N]
 ) -> tuple[Tensor, Tensor]:
     """The membrane at every step `[T, N, H]`, and after the last `[N, H]`."""
     H = weight.shape[0]
@@ -127,10 +142,12 @@ def _run(
         step = F.linear(initial.to(x.dtype), recurrent, biases[1])
         return torch.relu(F.linear(x, weight, biases[0]) + step), initial
     if torch._C._are_functorch_transforms_active():  # for which ATen's RNN has no rule
+        over = None if lengths is None else beyond(lengths, x.shape[0])
         h = initial.to(x.dtype)
         steps = []
-        for u_t in F.linear(x, weight, biases[0]):
-            h = torch.relu(u_t + F.linear(h, recurrent, biases[1]))
+        for t, u_t in enumerate(F.linear(x if over is None else x.masked_fill(over, 0), weight, biases[0])):
+            stepped = torch.relu(u_t + F.linear(h, recurrent, biases[1]))
+            h = stepped if over is None else torch.where(over[t], h, stepped)
             steps.append(h)
         return torch.stack(steps), h
     # Recording gradients is what counts as training here, so that an evaluated layer can be differentiated too.
@@ -138,9 +155,10 @@ def _run(
         x,
         initial.to(x.dtype),
         [weight, recurrent, *biases],
+        lengths=lengths,
         records=torch.is_grad_enabled() or validation.is_tracing(),
     )
-    return membrane, final_membrane.squeeze(0)
+    return membrane, final_membrane
 
 
 def _row(value: Tensor | float) -> Tensor | float:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .lengths import beyond
 from .validation import state_dtype
 
 
@@ -21,6 +23,7 @@ def rnn(
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The membrane at every step `[T, N, H]`, in the dtype of `x`, and after the last `[N, H]`, in the state dtype.
 
@@ -31,6 +34,7 @@ def rnn(
         bias_ih: `[H]` or None.
         bias_hh: `[H]` or None.
         initial_membrane: `[N, H]` in the dtype of `x` or the state dtype, or None for zeros.
+        lengths: int64 `[N]`, or None. What the membrane is beyond them is not defined.
     """
     T, N, _ = x.shape
     H = weight.shape[0]
@@ -45,36 +49,42 @@ def rnn(
         weight.new_zeros(H) if bias_hh is None else bias_hh,
     ]
     initial = x.new_zeros(N, H) if initial_membrane is None else initial_membrane.to(x.dtype)
-    membrane, _ = relu_rnn(x, initial, parameters, records=False)
-    return membrane, membrane[-1].to(state, copy=True)
+    membrane, final_membrane = relu_rnn(x, initial, parameters, lengths=lengths, records=False)
+    return membrane, final_membrane.to(state, copy=True)
 
 
-def relu_rnn(x: Tensor, initial: Tensor, parameters: list[Tensor], *, records: bool) -> tuple[Tensor, Tensor]:
+def relu_rnn(
+    x: Tensor, initial: Tensor, parameters: list[Tensor], *, lengths: Tensor | None, records: bool
+) -> tuple[Tensor, Tensor]:
     """`torch.rnn_relu`, which is what `nn.RNN` calls: cuDNN on CUDA, ATen elsewhere.
 
     Args:
         x: `[T, N, C]`, neither `T` nor `N` being 0.
         initial: `[N, H]`, and all others in the dtype of `x`.
         parameters: input weights `[H, C]`, recurrent weights `[H, H]`, and both biases `[H]`.
+        lengths: int64 `[N]`, or None.
         records: whether a backward follows. cuDNN keeps what that needs only in training mode.
 
     Returns:
-        The membrane `[T, N, H]` at every step, and after the last `[1, N, H]`.
+        The membrane `[T, N, H]` at every step, zero beyond the lengths, and after each sequence's last `[N, H]`.
     """
     if x.is_cuda:
         parameters = _in_one_buffer(parameters)
-    membrane, final_membrane = torch.rnn_relu(
-        x,
-        initial.unsqueeze(0).contiguous(),
-        parameters,
-        has_biases=True,
-        num_layers=1,
-        dropout=0.0,
-        train=records,
-        bidirectional=False,
-        batch_first=False,
-    )
-    return membrane, final_membrane
+    # has_biases, num_layers, dropout, train, bidirectional
+    settings = True, 1, 0.0, records, False
+    if lengths is None:
+        membrane, final_membrane = torch.rnn_relu(x, initial.unsqueeze(0).contiguous(), parameters, *settings, False)
+        return membrane, final_membrane.squeeze(0)
+    lengths = lengths.clamp(0, len(x))
+    running = lengths.argsort(descending=True)[: int((lengths > 0).sum())]  # those with a step, longest first
+    if len(running) == 0:
+        return 0 * torch.nn.functional.linear(torch.zeros_like(x), parameters[0], parameters[2]), initial
+    packed = pack_padded_sequence(x[:, running], lengths[running].cpu())
+    first = initial[running].unsqueeze(0)
+    data, last = torch.rnn_relu(packed.data, packed.batch_sizes, first, parameters, *settings)
+    own, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=len(x))
+    membrane = x.new_zeros(*x.shape[:2], initial.shape[1]).index_copy(1, running, own)
+    return membrane, initial.index_copy(0, running, last.squeeze(0))
 
 
 def _in_one_buffer(parameters: list[Tensor]) -> list[Tensor]:
@@ -96,6 +106,7 @@ def _(
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     T, N, _ = x.shape
     H = weight.shape[0]
@@ -111,6 +122,7 @@ def rnn_backward(
     weight: Tensor,
     decay: Tensor,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""The gradients of x, weight, decay, either bias and the initial membrane, in this order.
 
@@ -127,18 +139,23 @@ def rnn_backward(
         weight: as in the forward.
         decay: as in the forward.
         initial_membrane: as in the forward.
+        lengths: as in the forward.
     """
     T, N, H = membrane.shape
+    over = None if lengths is None else beyond(lengths, T)
+    if over is not None:
+        x = x.masked_fill(over, 0)
     # What reaches h[t-1] from step t, at first what reaches the last step from outside.
     carried = grad_final_membrane.to(membrane.dtype, copy=True)
     d_u = torch.empty_like(membrane)
     for t in reversed(range(T)):
         torch.add(grad_membrane[t], carried, out=d_u[t])
         d_u[t].masked_fill_(membrane[t] <= 0, 0)
-        if decay.dim() == 1:
-            torch.mul(d_u[t], decay, out=carried)
-        else:
-            torch.mm(d_u[t], decay, out=carried)
+        earlier = d_u[t] * decay if decay.dim() == 1 else d_u[t] @ decay
+        if over is not None:
+            d_u[t].masked_fill_(over[t], 0)
+            earlier = torch.where(over[t], carried, earlier)
+        carried = earlier
 
     initial = membrane.new_zeros(N, H) if initial_membrane is None else initial_membrane.to(membrane.dtype)
     before = torch.cat([initial.unsqueeze(0), membrane[:-1]]) if T > 0 else membrane
@@ -165,6 +182,7 @@ def _(
     weight: Tensor,
     decay: Tensor,
     initial_membrane: Tensor | None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _, N, H = membrane.shape
     dtype = membrane.dtype if initial_membrane is None else initial_membrane.dtype
@@ -178,16 +196,16 @@ def _(
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, decay, bias_ih, bias_hh, initial_membrane = inputs
+    x, weight, decay, bias_ih, bias_hh, initial_membrane, lengths = inputs
     membrane, _ = output
-    ctx.save_for_backward(membrane, x, weight, decay, initial_membrane)
+    ctx.save_for_backward(membrane, x, weight, decay, initial_membrane, lengths)
     ctx.given = (bias_ih is not None, bias_hh is not None, initial_membrane is not None)
 
 
 def _differentiate(ctx, grad_membrane, grad_final_membrane):  # type: ignore[no-untyped-def]
-    membrane, x, weight, decay, initial_membrane = ctx.saved_tensors
+    membrane, x, weight, decay, initial_membrane, lengths = ctx.saved_tensors
     d_x, d_weight, d_decay, d_bias, d_initial = rnn_backward(
-        grad_membrane, grad_final_membrane, membrane, x, weight, decay, initial_membrane
+        grad_membrane, grad_final_membrane, membrane, x, weight, decay, initial_membrane, lengths
     )
     has_ih, has_hh, has_initial = ctx.given
     return (
@@ -197,6 +215,7 @@ def _differentiate(ctx, grad_membrane, grad_final_membrane):  # type: ignore[no-
         d_bias if has_ih else None,
         d_bias.clone() if has_hh else None,  # two parameters must not share one gradient
         d_initial if has_initial else None,
+        None,
     )
 
 

@@ -77,29 +77,41 @@ def _of_vector(value: Any, H: int, otherwise: Any) -> Any:
 
 
 def _shard_forward(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
-    tensors, others = arguments[:9], [None] * len(arguments[9:])
+    tensors, others = arguments[:10], [None] * len(arguments[10:])
     replicate: list[Any] = [Replicate()]
-    rules = [(replicate * 4, _given(tensors, replicate * 9) + others)]
-    _, weight, _, _, _, threshold, gain, _, seed = tensors
+    rules = [(replicate * 4, _given(tensors, replicate * 10) + others)]
+    _, weight, _, _, _, threshold, gain, _, _, seed = tensors
     if seed is None:
         H = weight.shape[0]
         neurons, batched = Shard(0), Shard(1)
         vectors = [_of_vector(each, H, Replicate()) for each in (threshold, gain)]
-        places = [Replicate(), neurons, neurons, neurons, neurons, *vectors, batched, None]
+        places = [Replicate(), neurons, neurons, neurons, neurons, *vectors, batched, Replicate(), None]
         rules.append(([Shard(2), Shard(2), Shard(2), batched], _given(tensors, places) + others))
     return rules
 
 
 def _shard_backward(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
-    tensors, others = arguments[:14], [None] * len(arguments[14:])
+    tensors, others = arguments[:15], [None] * len(arguments[15:])
     replicate: list[Any] = [Replicate()]
-    rules = [(replicate * 7, _given(tensors, replicate * 14) + others)]
-    decay, threshold, gain, seed = tensors[7], tensors[10], tensors[11], tensors[13]
+    rules = [(replicate * 7, _given(tensors, replicate * 15) + others)]
+    decay, threshold, gain, seed = tensors[7], tensors[10], tensors[11], tensors[14]
     if seed is None:
         H = decay.shape[0]
         neurons, columns, batched = Shard(0), Shard(2), Shard(1)
         vectors = [_of_vector(each, H, Replicate()) for each in (threshold, gain)]
-        places = [columns, columns, batched, columns, columns, Replicate(), *[neurons] * 4, *vectors, batched, None]
+        places = [
+            columns,
+            columns,
+            batched,
+            columns,
+            columns,
+            Replicate(),
+            *[neurons] * 4,
+            *vectors,
+            batched,
+            Replicate(),
+            None,
+        ]
         summed = [_of_vector(each, H, Partial()) for each in (threshold, gain)]
         rules.append(([Partial(), *[neurons] * 3, *summed, batched], _given(tensors, places) + others))
     return rules

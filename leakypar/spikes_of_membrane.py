@@ -128,6 +128,7 @@ def _dropout_factors(seed: Tensor, dropout: float, like: Tensor) -> Tensor:
         zero,
         zero + 1 / (1 - dropout),
         None,
+        None,
         seed,
         (0.0, None),
         dropout,

@@ -142,14 +142,14 @@ def _tensor(name: str, value: object, expected: str) -> Tensor:
     if not isinstance(value, Tensor):
         if isinstance(value, PackedSequence):
             raise TypeError(
-                f"{name} must be a tensor {expected}, got a PackedSequence: pad it with "
-                "torch.nn.utils.rnn.pad_packed_sequence and ignore the steps beyond each sequence's length"
+                f"{name} must be a tensor {expected}, got a PackedSequence: a layer takes one, and this what "
+                "torch.nn.utils.rnn.pad_packed_sequence gives, with its lengths"
             )
         raise TypeError(f"{name} must be a tensor {expected}, got {type(value).__name__}")
     if value.is_nested:
         raise TypeError(
             f"{name} must be a dense tensor {expected}, got a nested tensor of layout {value.layout}: pad it with "
-            "torch.nested.to_padded_tensor and ignore the steps beyond each sequence's length"
+            "torch.nested.to_padded_tensor and pass the lengths"
         )
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor {expected}, got layout {value.layout}")

@@ -98,6 +98,7 @@ def arguments(rng: random.Random, forward: Any) -> tuple[bool, dict[str, Any]]:
         "threshold": vector(),
         "gain": vector(),
         "initial_membrane": rng.choice([None, torch.rand(N, H, dtype=state)]),
+        "lengths": rng.choice([None, torch.tensor([rng.randrange(-1, T + 2) for _ in range(N)], dtype=torch.int64)]),
         "seed": rng.choice([None, torch.tensor(3)]),
         "lower": rng.choice([0.0, -0.5, None]),
         "upper": rng.choice([1.0, None]),
@@ -133,7 +134,9 @@ def one_case(rng: random.Random, library: Any) -> bool:
         value = given[name]
         if torch.is_tensor(value):
             given[name] = odd_tensor(rng, value)
-        elif value is not None and not name.startswith(("bias", "grad", "seed", "initial", "membrane", "check")):
+        elif value is not None and not name.startswith(
+            ("bias", "grad", "seed", "lengths", "initial", "membrane", "check")
+        ):
             given[name] = odd_value(rng, name)
     inside = {
         name: value.clone()

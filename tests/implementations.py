@@ -61,7 +61,7 @@ def run_rnn(
 ) -> Outputs:
     """The module on its nn.RNN backend, its parameters replaced by the problem's."""
     H, C = weight.shape
-    initial = options.pop("initial_membrane", None)
+    state = {name: options.pop(name, None) for name in ("initial_membrane", "lengths")}
     layer = leakypar.LeakyParallel(C, H, bias=bias_ih is not None, backend="rnn", dtype=x.dtype, **options)
     parameters = {
         "rnn.weight_ih_l0": weight,
@@ -72,7 +72,7 @@ def run_rnn(
     if bias_ih is not None:
         zeros = torch.zeros_like(bias_ih)
         parameters |= {"rnn.bias_ih_l0": bias_ih, "rnn.bias_hh_l0": zeros if bias_hh is None else bias_hh}
-    call = {"initial_membrane": initial, "return_membrane": True, "return_state": True}
+    call = {**state, "return_membrane": True, "return_state": True}
     return torch.func.functional_call(layer, parameters, (x,), call)
 
 

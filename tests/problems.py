@@ -20,7 +20,7 @@ DECAYS = ["mixed", "negative", "zero", "one", "above-one"]
 
 @dataclass
 class Problem:
-    """The tensors of one problem; x is [T, N, C], weight [H, C], decay and biases [H], the rest as named."""
+    """The tensors of one problem; x is [T, N, C], weight [H, C], decay and biases [H], lengths [N]."""
 
     x: Tensor
     weight: Tensor
@@ -30,10 +30,19 @@ class Problem:
     threshold: Tensor
     gain: Tensor
     initial_membrane: Tensor | None
+    lengths: Tensor | None = None
     membrane_bounds: tuple[float, float] = RECTIFIED
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.arguments().items() if isinstance(value, Tensor)}
+        """Those that have a gradient."""
+        named = {name: value for name, value in self.arguments().items() if isinstance(value, Tensor)}
+        return {name: value for name, value in named.items() if name != "lengths"}
+
+    def over(self) -> Tensor:
+        """Which steps [T, N, 1] lie beyond their sequence's own."""
+        T, N = self.x.shape[:2]
+        lengths = torch.full((N,), T) if self.lengths is None else self.lengths.cpu()
+        return torch.arange(T).reshape(T, 1, 1) >= lengths.reshape(N, 1)
 
     def to(self, dtype: torch.dtype | None = None, device: str | None = None) -> Problem:
         """A copy of leaves, which record gradients."""
@@ -41,7 +50,8 @@ class Problem:
             name: tensor.detach().to(device=device, dtype=dtype, copy=True).requires_grad_()
             for name, tensor in self.tensors().items()
         }
-        return Problem(**self.arguments() | moved)
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Problem(**self.arguments() | moved | {"lengths": lengths})
 
     def arguments(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -68,6 +78,7 @@ def draw(
     initial: bool = True,
     per_neuron: bool = True,
     bounds: tuple[float, float] = RECTIFIED,
+    lengths: list[int] | None = None,
     seed: int = 0,
 ) -> Problem:
     """A random problem whose values are exact in `dtype`, drawn on the CPU, about a third of its neurons spiking."""
@@ -86,6 +97,7 @@ def draw(
         threshold=0.5 + torch.rand(shape, generator=generator, dtype=torch.float64),
         gain=1.0 + torch.rand(shape, generator=generator, dtype=torch.float64),
         initial_membrane=normal(N, H).abs() if initial else None,
+        lengths=None if lengths is None else torch.tensor(lengths),
         membrane_bounds=bounds,
     )
     return problem.to(dtype)
@@ -134,7 +146,8 @@ def rounding_margin(problem: Problem, dtype: torch.dtype, rounds_state: bool) ->
     bound = exact.get("initial_membrane", torch.zeros_like(u[:1].sum(0)))
     largest, error = bound, torch.zeros_like(bound)
     claimed, margins = torch.ones_like(bound, dtype=torch.bool), []
-    for u_t in u:
+    for over, u_t in zip(problem.over(), u, strict=True):
+        before = bound, error
         bound = torch.clamp(exact["decay"] * bound + u_t, min=max(lower, -upper))
         largest = torch.maximum(largest, bound)
         carried = exact["decay"] * error
@@ -143,6 +156,7 @@ def rounding_margin(problem: Problem, dtype: torch.dtype, rounds_state: bool) ->
         error = carried + unit_state * reached + tiny_state * (1 + largest) + unit * stored + tiny
         claimed = claimed & (bound + error < torch.finfo(state).max)
         claimed = claimed & (stored * (1 + unit) < torch.finfo(dtype).max)
+        bound, error = (torch.where(over, held, new) for held, new in zip(before, (bound, error), strict=True))
         if rounds_state:  # its recurrent matrix is dense: an infinity times the zeros of another neuron is NaN
             claimed = claimed & claimed.all(-1, keepdim=True)
         margins.append(torch.where(claimed, error, torch.inf))
@@ -180,14 +194,16 @@ def gradients_at(
     membrane = membrane.double()
     exact = {name: tensor.detach().double() for name, tensor in problem.tensors().items()}
     of_spikes, of_membrane, r = (cotangent.double() for cotangent in cotangents)
+    over = problem.over()
+    of_spikes, of_membrane = (cotangent.masked_fill(over, 0) for cotangent in (of_spikes, of_membrane))
     v = membrane - exact["threshold"]
     through_spike = of_spikes * exact["gain"] * spike_grad.derivative(v)
     g = through_spike + of_membrane
     earlier = torch.cat([exact.get("initial_membrane", torch.zeros_like(r))[None], membrane])[:-1]
     d_u = torch.zeros_like(membrane)
     for t in reversed(range(len(membrane))):
-        d_u[t] = passes[t] * (g[t] + r)
-        r = exact["decay"] * d_u[t]
+        d_u[t] = (passes[t] & ~over[t]) * (g[t] + r)
+        r = torch.where(over[t], r, exact["decay"] * d_u[t])
     sums = {
         "x": d_u @ exact["weight"],
         "weight": torch.einsum("tnh,tnc->hc", d_u, exact["x"]),

@@ -25,6 +25,7 @@ def forward_arguments() -> dict[str, Any]:
         "threshold": torch.rand(H),
         "gain": torch.rand(H),
         "initial_membrane": torch.rand(N, H),
+        "lengths": torch.tensor([T, T // 2]),
         "seed": torch.tensor(3),
         "lower": -0.5,
         "upper": 2.0,
@@ -97,12 +98,12 @@ def test_other_types_are_refused(call: str, name: str, dtype: torch.dtype) -> No
     assert name in refused(call, name, value.to(dtype))
 
 
-@pytest.mark.parametrize(("call", "name"), [each for each in TENSORS if each[1] != "seed"])
+@pytest.mark.parametrize(("call", "name"), [each for each in TENSORS if each[1] not in ("lengths", "seed")])
 def test_int64_is_refused(call: str, name: str) -> None:
     assert refused(call, name, CALLS[call][1]()[name].long())
 
 
-@pytest.mark.parametrize(("call", "name"), [each for each in TENSORS if each[1] != "seed"])
+@pytest.mark.parametrize(("call", "name"), [each for each in TENSORS if each[1] not in ("lengths", "seed")])
 def test_sparse_tensors_are_refused(call: str, name: str) -> None:
     operator, make = CALLS[call]
     arguments = make()
@@ -124,7 +125,7 @@ def test_nothing_to_compute_takes_no_time(N: int, H: int, steps: int) -> None:
     x, weight = torch.zeros(steps, N, 0), torch.zeros(H, 0)
     vector = torch.ones(H)
     begin = time.monotonic()
-    neurons = [x, weight, vector, None, None, vector, vector, None, None, 0.0, 1.0, 0.0]
+    neurons = [x, weight, vector, None, None, vector, vector, None, None, None, 0.0, 1.0, 0.0]
     spikes, *_, final = torch.ops.leakypar.forward(*neurons, 0b1011, False, None, None, None)
     assert spikes.shape == (steps, N, H)
     assert final.shape == (N, H)
@@ -142,6 +143,7 @@ def test_the_gradient_of_inputs_to_no_neurons_is_zero() -> None:
         *[torch.ones(0)] * 3,
         torch.ones(0),
         torch.ones(0),
+        None,
         None,
         None,
         0.0,

@@ -207,7 +207,7 @@ def test_opcheck_and_wrong_seeds(library: Any, device: str) -> None:
     seed = torch.tensor(2**40 + 5, device=device)
 
     def sample(seed: Tensor, p: float) -> tuple[object, ...]:
-        return (*arguments[:8], seed, *arguments[9:11], p, *arguments[12:])
+        return (*arguments[:9], seed, *arguments[10:12], p, *arguments[13:])
 
     torch.library.opcheck(library().forward.default, sample(seed, 0.5))
     for wrong, p, message in (

@@ -57,7 +57,7 @@ def check_outputs(implementation: Implementation, problem: Problem, dtype: torch
         torch.testing.assert_close(last.double(), exact_last, rtol=0, atol=0)
 
     threshold, gain = problem.threshold.detach().double(), problem.gain.detach().double()
-    expected = torch.where(exact - threshold > 0, gain, 0.0)
+    expected = torch.where(exact - threshold > 0, gain, 0.0).masked_fill(problem.over(), 0)
     excused = (exact - threshold).abs() <= margin
     wrong = (spikes.double() != expected) & margin.isfinite()
     assert not bool((wrong & ~excused).any())
@@ -167,6 +167,16 @@ def test_bounds(fused_implementation: Implementation, bounds: tuple[float, float
     check_outputs(fused_implementation, without_initial, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lengths(implementation: Implementation, dtype: torch.dtype) -> None:
+    """None, one step, all of them, and ends inside and at the edges of whatever time is cut into."""
+    lengths = [70, 0, 1, 64, 33, 8, 69]
+    for H in (16, 5):  # a vector of channels belongs to one sequence, or not
+        problem = draw(70, 7, 3, H, dtype=dtype, lengths=lengths)
+        check_outputs(implementation, problem, dtype)
+        check_gradients(implementation, problem, dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_membrane_that_rounds_onto_a_bound_passes_no_gradient(
     fused_implementation: Implementation, dtype: torch.dtype
@@ -176,7 +186,17 @@ def test_a_membrane_that_rounds_onto_a_bound_passes_no_gradient(
         beside = torch.tensor(bound, dtype=dtype)
         x = torch.stack([0 * beside, beside, 4 * beside, 0.9 * beside]).reshape(4, 1, 1)
         bounds = (-math.inf, bound) if bound > 0 else (bound, math.inf)
-        problem = Problem(x, torch.ones(1, 1), torch.zeros(1), None, None, torch.ones(()), torch.ones(()), None, bounds)
+        problem = Problem(
+            x,
+            torch.ones(1, 1),
+            torch.zeros(1),
+            None,
+            None,
+            torch.ones(()),
+            torch.ones(()),
+            None,
+            membrane_bounds=bounds,
+        )
         moved = problem.to(dtype, fused_implementation.device)
         _, membrane, _ = fused_implementation.run(**moved.arguments())
         assert torch.equal(membrane[1:3].flatten().cpu(), torch.stack([beside, beside]))

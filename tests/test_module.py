@@ -731,13 +731,8 @@ def test_bad_constructor_arguments(arguments: dict[str, Any], error: type[Except
         LeakyParallel(**{"input_size": C, "hidden_size": H} | arguments)
 
 
-def packed() -> Any:
-    return nn.utils.rnn.pack_sequence([torch.rand(4, C), torch.rand(2, C)])
-
-
 X = torch.rand(4, 3, C)
 CALL_ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
-    "a packed sequence": (packed(), {}, TypeError, "x must be a tensor .*PackedSequence.*pad_packed_sequence"),
     "a list": (X.tolist(), {}, TypeError, r"x must be a tensor \[T, N, C\] or \[T, C\], got list"),
     "None": (None, {}, TypeError, "x must be a tensor .*got NoneType"),
     "an array": (X.numpy(), {}, TypeError, "x must be a tensor .*got ndarray"),

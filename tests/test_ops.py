@@ -49,11 +49,11 @@ INTERVAL = 16  # steps between checkpoints
 
 
 def forward_arguments(problem: Problem, outputs: int) -> tuple[object, ...]:
-    *tensors, bounds = problem.arguments().values()
+    *tensors, lengths, bounds = problem.arguments().values()
     tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
     chunk = INTERVAL if outputs & ops.CHECKPOINTS else None
     bounds = [None if math.isinf(bound) else bound for bound in bounds]
-    return (*tensors, None, *bounds, 0.0, outputs, False, None, chunk, None)
+    return (*tensors, lengths, None, *bounds, 0.0, outputs, False, None, chunk, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -66,8 +66,8 @@ def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
         (70, ops.SPIKES + ops.CHECKPOINTS),
         (0, EVERYTHING),
     ):
-        bounds = (-0.45, 0.9) if T == 70 else (0.0, math.inf)
-        problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0), bounds=bounds).to(dtype, device)
+        rare = {"bounds": (-0.45, 0.9), "lengths": [70, 12]} if T == 70 else {}
+        problem = draw(T, 2, 3, 5, dtype=dtype, initial=T > 0, biases=1 + (T > 0), **rare).to(dtype, device)
         torch.library.opcheck(library().forward.default, forward_arguments(problem, outputs))
 
 
@@ -78,9 +78,10 @@ def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
     arguments = forward_arguments(problem, EVERYTHING)
     spikes, membrane, checkpoints, final_membrane = library().forward(*arguments)
     x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane = arguments[:8]
+    lengths = torch.tensor([33, 70], device=device)
     grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, final_membrane)]
     kind = surrogate.atan()
-    rest = (threshold, gain, initial_membrane, None, -0.45, 0.9, 0.0, kind.kind, *kind.parameters)
+    rest = (threshold, gain, initial_membrane, lengths, None, -0.45, 0.9, 0.0, kind.kind, *kind.parameters)
     for given, kept, outputs, chunk in (
         (grads, (membrane, None, x, weight, decay, None, None), 0b1111111, None),
         ([grads[0], None, None], (membrane, None, x, None, decay, None, None), 0b0001010, None),
@@ -105,10 +106,13 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (2, torch.zeros(4, device=device), r"decay has shape \[4\], expected \[5\]"),
         (5, torch.zeros(5, dtype=torch.int64, device=device), "threshold has dtype"),
         (7, torch.zeros(3, 5, device=device), r"initial_membrane has shape \[3, 5\], expected \[2, 5\]"),
-        (12, 16, "outputs is 16, expected a mask of 4 bits"),
-        (14, "lanes", "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
-        (15, -1, "gemm_chunk must be at least 1, got -1"),
-        (15, None, "checkpoints need one gemm_chunk"),
+        (8, torch.zeros(3, dtype=torch.int64, device=device), r"lengths has shape \[3\], expected \[2\]"),
+        (8, torch.zeros(2, dtype=torch.int32, device=device), "lengths has dtype Int, expected Long"),
+        (8, torch.zeros(3, dtype=torch.int64, device=device)[::2], "lengths is not contiguous"),
+        (13, 16, "outputs is 16, expected a mask of 4 bits"),
+        (15, "lanes", "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
+        (16, -1, "gemm_chunk must be at least 1, got -1"),
+        (16, None, "checkpoints need one gemm_chunk"),
     ):
         with pytest.raises((RuntimeError, ValueError), match=message):
             call(position, value)
@@ -212,7 +216,7 @@ def test_tf32_reaches_the_product(allow_tf32: bool) -> None:
     """The emulated product rounds its operands where TF32 is allowed, and only there."""
     problem = draw(9, 2, 64, 5, dtype=torch.float32)
     arguments = list(forward_arguments(problem, ops.MEMBRANE))
-    arguments[13] = allow_tf32
+    arguments[14] = allow_tf32
     _, membrane, *_ = load_emulated().forward(*arguments)
     exact = draw(9, 2, 64, 5, dtype=torch.float32).to(torch.float64)
     _, expected, *_ = load_emulated().forward(*forward_arguments(exact, ops.MEMBRANE))

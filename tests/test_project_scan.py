@@ -315,7 +315,7 @@ def test_wrong_tiles_are_named(emulated_project_scan: Implementation, forced: li
     given = [value.detach() for value in (problem.x, problem.weight, problem.decay, problem.threshold, problem.gain)]
     x, weight, *neurons = given
     decay, threshold, gain = neurons
-    raw = [x, weight, decay, None, None, threshold, gain, None, None, 0.0, 1.0, 0.0]
+    raw = [x, weight, decay, None, None, threshold, gain, None, None, None, 0.0, 1.0, 0.0]
     raw += [ops.SPIKES, False, "project_scan", None]
     with pytest.raises((RuntimeError, ValueError), match=message):
         ops._library.forward.default(*raw, forced)

@@ -226,7 +226,7 @@ void backward_rows(const ScanBackward<Scalar, Projected>& args, Span span, Backw
 // The last factor of sum_decay: d_u[0] meets the membrane before the first row.
 template <typename Scalar, typename Projected>
 void add_initial_to_sum_decay(const ScanBackward<Scalar, Projected>& args, Span span, BackwardTile<Scalar>& tile) {
-  if (args.initial_membrane == nullptr) return;
+  if (args.initial_membrane == nullptr || args.T == 0) return;
   for (std::int64_t c = 0; c < span.width; ++c) {
     tile.sum_decay[c] += tile.d_u_next[c] * membrane_in_range<Scalar>(args.initial_membrane[span.first + c]);
   }
@@ -246,6 +246,20 @@ void scan_tile(const ScanBackward<Scalar, Projected>& args, const RepeatedNeuron
     }
   }
   store_state(tile.r, span, args.grad_initial_membrane);
+}
+
+// A tile whose sequences have lengths of their own: a tile for each, and no gradient from beyond its steps.
+template <typename Scalar, typename Projected>
+void scan_sequences(const ScanBackward<Scalar, Projected>& args, const RepeatedNeurons<State<Scalar>>& neurons,
+                    Span span) {
+  for_each_sequence(span, args.H, [&](Span part, std::int64_t n) {
+    ScanBackward<Scalar, Projected> own = args;
+    own.T = args.lengths.steps(n, args.T);
+    scan_tile(own, neurons, part);
+    for (std::int64_t t = own.T; t < args.T; ++t) {
+      std::fill_n(args.grad_u + t * args.N * args.H + part.first, part.width, Projected{});
+    }
+  });
 }
 
 // The steps [first, first + count) of a problem.
@@ -367,6 +381,9 @@ void scan_backward(const ScanBackward<Scalar, Projected>& args, const Threads& t
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const RepeatedNeurons<Real> neurons(args.neurons, args.H, repetition<Real>(args.H, M));
+  if (args.lengths.length != nullptr) {
+    return for_each_tile<Real>(args.T, M, 1 << 17, threads, [&](Span span) { scan_sequences(args, neurons, span); });
+  }
   const auto segments = Segments::of<Real>(args.T, M, threads.count);
   if (segments.count > 1) return scan_segments(args, neurons, segments, threads);
   for_each_tile<Real>(args.T, M, 1 << 17, threads, [&](Span span) { scan_tile(args, neurons, span); });

@@ -3,6 +3,7 @@
 //
 // A tile reads each u once and writes each output once: T * M * (1 + outputs) elements move, and the rest stays in
 // cache. The state of a tile between two rows is its carry. Where time is cut (segments.h), u is read twice.
+#include <algorithm>
 #include <vector>
 
 #include "../math/clamp_affine.h"
@@ -90,6 +91,29 @@ void scan_tile(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons
   ForwardTile<Scalar> tile(args, neurons, span);
   forward_rows(args, span, tile);
   store_state(tile.h, span, args.outputs.final_membrane);
+}
+
+// A tile whose sequences have lengths of their own: a tile for each, and then what lies beyond its steps.
+template <typename Scalar, typename Projected>
+void scan_sequences(const ScanForward<Scalar, Projected>& args, const RepeatedNeurons<State<Scalar>>& neurons,
+                    Span span) {
+  for_each_sequence(span, args.H, [&](Span part, std::int64_t n) {
+    ScanForward<Scalar, Projected> own = args;
+    own.T = args.lengths.steps(n, args.T);
+    scan_tile(own, neurons, part);
+    const std::int64_t M = args.N * args.H;
+    Columns<State<Scalar>> initial;
+    if (own.T == 0) load_state(args.initial_membrane, part, initial);
+    for (std::int64_t t = own.T; t < args.T; ++t) {
+      Scalar* const spikes = args.outputs.spikes + t * M + part.first;
+      Scalar* const membrane = args.outputs.membrane + t * M + part.first;
+      if (args.outputs.spikes != nullptr) std::fill_n(spikes, part.width, Scalar{});
+      if (args.outputs.membrane == nullptr) continue;
+      for (std::int64_t c = 0; c < part.width; ++c) {
+        membrane[c] = t > 0 ? membrane[c - M] : to_element<Scalar>(initial[c]);
+      }
+    }
+  });
 }
 
 // The steps [first, first + count) of a problem.
@@ -189,6 +213,9 @@ void scan_forward(const ScanForward<Scalar, Projected>& args, const Threads& thr
   const std::int64_t M = args.N * args.H;
   if (M == 0) return;
   const RepeatedNeurons<Real> neurons(args.neurons, args.H, repetition<Real>(args.H, M));
+  if (args.lengths.length != nullptr) {
+    return for_each_tile<Real>(args.T, M, 1 << 18, threads, [&](Span span) { scan_sequences(args, neurons, span); });
+  }
   const auto segments = Segments::of<Real>(args.T, M, threads.count);
   if (segments.count > 1) return scan_segments(args, neurons, segments, threads);
   for_each_tile<Real>(args.T, M, 1 << 18, threads, [&](Span span) { scan_tile(args, neurons, span); });

@@ -49,6 +49,17 @@ void for_each_tile(std::int64_t T, std::int64_t M, std::int64_t worth, const Thr
   });
 }
 
+// Runs body(part, n) for the part of a tile that each sequence n of the batch has.
+template <typename Body>
+void for_each_sequence(Span span, std::int64_t H, const Body& body) {
+  const std::int64_t last = span.first + span.width;
+  for (std::int64_t first = span.first; first < last;) {
+    const std::int64_t n = first / H, next = std::min((n + 1) * H, last);
+    body(Span{first, next - first}, n);
+    first = next;
+  }
+}
+
 // How many values of a neuron's parameter a scan lays out, so that those of any tile are neighbours.
 template <typename Real>
 std::int64_t repetition(std::int64_t H, std::int64_t M) {

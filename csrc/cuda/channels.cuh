@@ -102,8 +102,9 @@ __device__ __forceinline__ void add_state(Real* to, std::int64_t column, const R
   for (int i = 0; i < Width; ++i) to[column + i] += values[i];
 }
 
-// The neuron of a column without a 64-bit division, which is a call of some hundred instructions: the host divides once,
-// and with reciprocal = floor((2^64 - 1) / H) the upper half of a product is the quotient, or one less than it.
+// The neuron of a column, and the sequence of the batch that it belongs to, without a 64-bit division, which is a call of
+// some hundred instructions: the host divides once, and with reciprocal = floor((2^64 - 1) / H) the upper half of a product
+// is the quotient, or one less than it.
 struct NeuronOf {
   std::uint64_t H, reciprocal;
 
@@ -114,7 +115,22 @@ struct NeuronOf {
     const std::uint64_t rest = c - __umul64hi(c, reciprocal) * H;
     return static_cast<std::int64_t>(rest < H ? rest : rest - H);
   }
+
+  __device__ __forceinline__ std::int64_t sequence(std::int64_t column) const {
+    const std::uint64_t quotient = __umul64hi(static_cast<std::uint64_t>(column), reciprocal);
+    return static_cast<std::int64_t>(quotient + (static_cast<std::uint64_t>(column) - quotient * H >= H));
+  }
 };
+
+// The steps of the sequence that a thread's columns belong to (where there are lengths, one: see dispatch_kernel).
+template <bool Plain, typename Args>
+__device__ __forceinline__ std::int64_t own_steps(const Args& args, const NeuronOf& neuron_of, std::int64_t column) {
+  if constexpr (Plain) {
+    return args.T;
+  } else {
+    return args.lengths.steps(args.lengths.length != nullptr ? neuron_of.sequence(column) : 0, args.T);
+  }
+}
 
 // The values of Width neighbouring columns of one parameter, from the first one's neuron on.
 template <typename Element, int Width, typename Real>

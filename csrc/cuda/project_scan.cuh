@@ -178,7 +178,7 @@ __device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const Proj
   }
 }
 
-// Step 5. Plain: there is no dropout; the code of a generator costs registers where it is not run, too.
+// Step 5. Plain: there is neither dropout nor a length; the code of a generator costs registers where it is not run, too.
 template <bool Plain, typename Scalar, int Pairs>
 __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
                                            const ProjectTiles& tiles, const Shared& shared, const Thread& thread,
@@ -186,8 +186,11 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
   constexpr int run_steps = 2 * Pairs;
   const std::int64_t n = thread.row_of(thread.run);
   const std::int64_t t0 = tile * tiles.steps() + thread.place_in_time(thread.run) * run_steps;
-  if (n >= args.N || t0 >= args.T) return;
-  const int steps = static_cast<int>(args.T - t0 < run_steps ? args.T - t0 : run_steps);
+  if (n >= args.N) return;
+  std::int64_t own = args.T;
+  if constexpr (!Plain) own = args.lengths.steps(n, args.T);
+  if (t0 >= own) return;
+  const int steps = static_cast<int>(own - t0 < run_steps ? own - t0 : run_steps);
   const std::int64_t left = args.H - thread.first_neuron;
   const int neurons = static_cast<int>(left < ProjectTiles::neurons ? left : ProjectTiles::neurons);
 
@@ -225,7 +228,7 @@ __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const Project
       offset += args.N * args.H;
     }
   }
-  if (args.outputs.final_membrane != nullptr && t0 + steps == args.T) {
+  if (args.outputs.final_membrane != nullptr && t0 + steps == own) {
     float* const last = args.outputs.final_membrane + n * args.H + thread.first_neuron;
 #pragma unroll
     for (int which = 0; which < lane_neurons; ++which) {
@@ -403,10 +406,20 @@ cudaError_t project_scan(const ProjectScan<Scalar>& args, const ProjectTiles& ti
     constexpr bool Plain = decltype(plain)::value;
     return tiles.wide ? project_scan_kernel<Scalar, 8, Plain> : project_scan_kernel<Scalar, 4, Plain>;
   };
-  const bool plain = args.neurons.bounds.rectify() && args.dropout.seed == nullptr;
+  const bool plain = args.neurons.bounds.rectify() && args.dropout.seed == nullptr && args.lengths.length == nullptr;
   const auto kernel = plain ? of_width(std::true_type()) : of_width(std::false_type());
-  return launch(kernel, blocks, ProjectTiles::threads, shared_bytes, stream, args, tiles, access_of(args), tiling,
-                LookBack<Map>::at(workspace, tiling));
+  const cudaError_t launched = launch(kernel, blocks, ProjectTiles::threads, shared_bytes, stream, args, tiles,
+                                      access_of(args), tiling, LookBack<Map>::at(workspace, tiling));
+  if (launched != cudaSuccess) return launched;
+  const Beyond<Scalar> beyond = {args.T,
+                                 args.N,
+                                 args.H,
+                                 args.lengths,
+                                 args.outputs.spikes,
+                                 args.outputs.membrane,
+                                 args.initial_membrane,
+                                 args.outputs.final_membrane};
+  return fill_beyond(beyond, stream);
 }
 
 }  // namespace leakypar::cuda

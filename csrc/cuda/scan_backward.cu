@@ -6,7 +6,8 @@
 // and the parameters' sums over time that kernels.h defines, left for the caller to add up over time tiles and batch. The
 // indicator is 0 at a bound and 1 at NaN, as torch has the derivatives of relu and hardtanh.
 //
-// Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and time tile 0 is the last.
+// Mapping. As in scan_forward.cu, with time reversed: step s of the scan is time T - 1 - s, and time tile 0 is the last. A
+// sequence of a length of its own, which T then is, begins at its own last step, so that its runs are whole.
 //   sequential: a thread walks all T steps of 16 bytes of channels; a ring of copies to shared memory runs ahead of the walk.
 //   look_back:  a block of W <= 8 warps owns 32 vectors of four channels and 8 W steps. The recurrence in r is linear, so
 //               a thread composes its steps to one affine map, and the rest is as in the forward scan.
@@ -15,7 +16,7 @@
 // schedule scan_backward_sequential<*, true>: step_calls = 0, stores_16 = 1
 // schedule scan_backward_sequential<float, 4, true>: step_instructions <= 220
 // schedule scan_backward_sequential<bfloat16, 8, true>: step_instructions <= 420
-// schedule scan_backward_sequential<float16, 8, true>: step_instructions <= 450
+// schedule scan_backward_sequential<float16, 8, true>: step_instructions <= 460
 // schedule scan_backward_look_back<*>: divisions = 0, fences_sc = 0, fences <= 2, polls_that_invalidate = 0, spills = 0
 // schedule scan_backward_look_back<float, 4, *>: stores_16 = 11, stores_8 = 0
 // schedule scan_backward_look_back<*float16, 4, *>: stores_16 = 3, stores_8 = 8
@@ -39,8 +40,8 @@ constexpr std::int64_t added_steps = 16;
 
 constexpr int backward_depth = sequential_depth / 2;  // two or three arrays are read where the forward scan reads one
 
-// The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, the bounds are (0, inf), and there is
-// no dropout: the common case carries one formula and no generator. Otherwise all are as the arguments say.
+// The surrogate as the kernel sees it. Plain: it is the default, its kind a constant, the bounds are (0, inf), and there are
+// no dropout and no lengths: the common case carries one formula and no generator. Otherwise all are as the arguments say.
 template <bool Plain>
 __device__ __forceinline__ Surrogate known(Surrogate surrogate) {
   if constexpr (Plain) surrogate.kind = SurrogateKind::atan;
@@ -154,8 +155,9 @@ __global__ void __launch_bounds__(sequential_threads)
   if (column >= M) return;
 
   // A step's slot holds its gradients and the membrane of the step before it, which is the next one to be walked.
+  const std::int64_t steps = own_steps<Plain>(args, neuron_of, column);
   BackwardRing<Scalar, Width> ring;
-  std::int64_t ahead = (args.T - 1) * M + column;
+  std::int64_t ahead = (steps - 1) * M + column;
   const auto fill = [&] {
     if (ahead >= 0) {
       if (ahead >= M) ring.fill(0, args.membrane + ahead - M);
@@ -172,10 +174,10 @@ __global__ void __launch_bounds__(sequential_threads)
   Real r[Width];
   load_state(r, args.grad_final_membrane, column);
 
-  std::int64_t offset = (args.T - 1) * M + column;
-  Real h[Width], earlier[Width];
-  read_membrane(h, load<Width>(args.membrane + offset));
-  std::int64_t t = args.T - 1;
+  std::int64_t offset = (steps - 1) * M + column;
+  Real h[Width] = {}, earlier[Width];
+  if (Plain || steps > 0) read_membrane(h, load<Width>(args.membrane + offset));
+  std::int64_t t = steps - 1;
   const auto walk_to = [&](std::int64_t first) {
 #pragma unroll 1
     for (; t >= first; --t) {
@@ -252,9 +254,10 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
   const Place place = take_place<Width>(book, tiling, memory.ticket);
   const bool active = place.column < tiling.M;
   const std::int64_t s0 = (place.time_tile * tiling.warps + place.warp) * run;
-  const std::int64_t left = active ? tiling.T - s0 : 0;
+  const std::int64_t own = active ? own_steps<Plain>(args, neuron_of, place.column) : 0;
+  const std::int64_t left = own - s0;
   const int steps = static_cast<int>(left < 0 ? 0 : (left < run ? left : run));
-  const std::int64_t t0 = tiling.T - 1 - s0;  // the run's first step is its latest time
+  const std::int64_t t0 = own - 1 - s0;  // the run's first step is its latest time
   const std::int64_t offset = t0 * tiling.M + place.column;
 
   Packet<Scalar, Width> membrane[run], grad_spikes[run], grad_membrane[run];
@@ -323,7 +326,7 @@ __global__ void __launch_bounds__(backward_tiling.max_warps* warp_lanes, 1)
       channels.step(r, g[s], h, earlier, args.grad_u + offset - s * tiling.M);
     }
   }
-  if (args.grad_initial_membrane != nullptr && steps > 0 && s0 + steps == tiling.T) {
+  if (args.grad_initial_membrane != nullptr && steps > 0 && s0 + steps == own) {
     store_state(args.grad_initial_membrane, place.column, r);
   }
   reduce_over_warps(args.sum_bias, channels.sums.bias, memory.runs, tiling, place);
@@ -354,7 +357,19 @@ struct Backward {
 
   template <typename Scalar>
   static bool plain(const ScanBackward<Scalar>& args) {
-    return args.surrogate.kind == SurrogateKind::atan && args.neurons.bounds.rectify() && args.dropout.seed == nullptr;
+    return args.surrogate.kind == SurrogateKind::atan && args.neurons.bounds.rectify() &&
+           args.dropout.seed == nullptr && args.lengths.length == nullptr;
+  }
+  template <typename Scalar>
+  static Beyond<Scalar> beyond(const ScanBackward<Scalar>& args) {
+    return {args.T,
+            args.N,
+            args.H,
+            args.lengths,
+            args.grad_u,
+            nullptr,
+            args.grad_final_membrane,
+            args.grad_initial_membrane};
   }
   template <typename Scalar, typename Body>
   static cudaError_t pointers(const ScanBackward<Scalar>& args, Body body) {

@@ -34,8 +34,8 @@
 namespace leakypar::cuda {
 namespace {
 
-// Plain: the bounds are (0, inf) and there is no dropout, and no code for others, which would cost registers where it is not
-// run, too.
+// Plain: the bounds are (0, inf), there is no dropout and there are no lengths, and no code for them, which would cost
+// registers where it is not run, too.
 template <typename Scalar, int Width, bool Plain>
 struct ForwardChannels {
   State<Scalar> decay[Width], bias[Width], threshold[Width], gain[Width];
@@ -88,9 +88,10 @@ __global__ void __launch_bounds__(sequential_threads)
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Width;
   if (column >= M) return;
 
+  const std::int64_t steps = own_steps<Plain>(args, neuron_of, column);
   ForwardRing<Scalar, Width> ring;
   const Scalar* ahead = args.u + column;
-  std::int64_t left = args.T;  // steps that are not on their way yet
+  std::int64_t left = steps;  // steps that are not on their way yet
   const auto fill = [&] {
     if (left > 0) ring.fill(0, ahead);
     ring.filled();
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(sequential_threads)
 
   std::int64_t offset = column;
 #pragma unroll 1
-  for (std::int64_t t = 0; t < args.T; ++t) {
+  for (std::int64_t t = 0; t < steps; ++t) {
     fill();
     ring.wait();
     const Packet<Scalar, Width> u = ring.read(0, args.u + offset);
@@ -128,7 +129,8 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
   const Place place = take_place<Width>(book, tiling, memory.ticket);
   const bool active = place.column < tiling.M;
   const std::int64_t t0 = (place.time_tile * tiling.warps + place.warp) * run;
-  const std::int64_t left = active ? tiling.T - t0 : 0;
+  const std::int64_t own = active ? own_steps<Plain>(args, neuron_of, place.column) : 0;
+  const std::int64_t left = own - t0;
   const int steps = static_cast<int>(left < 0 ? 0 : (left < run ? left : run));
   const std::int64_t offset = t0 * tiling.M + place.column;
 
@@ -174,7 +176,7 @@ __global__ void __launch_bounds__(forward_tiling.max_warps* warp_lanes, 1)
   for (int s = 0; s < run; ++s) {
     if (s < steps) channels.step(h, u[s], args, offset + s * tiling.M);
   }
-  if (args.outputs.final_membrane != nullptr && steps > 0 && t0 + steps == tiling.T)
+  if (args.outputs.final_membrane != nullptr && steps > 0 && t0 + steps == own)
     store_state(args.outputs.final_membrane, place.column, h);
 }
 
@@ -200,7 +202,18 @@ struct Forward {
 
   template <typename Scalar>
   static bool plain(const ScanForward<Scalar>& args) {
-    return args.neurons.bounds.rectify() && args.dropout.seed == nullptr;
+    return args.neurons.bounds.rectify() && args.dropout.seed == nullptr && args.lengths.length == nullptr;
+  }
+  template <typename Scalar>
+  static Beyond<Scalar> beyond(const ScanForward<Scalar>& args) {
+    return {args.T,
+            args.N,
+            args.H,
+            args.lengths,
+            args.outputs.spikes,
+            args.outputs.membrane,
+            args.initial_membrane,
+            args.outputs.final_membrane};
   }
   template <typename Scalar, typename Body>
   static cudaError_t pointers(const ScanForward<Scalar>& args, Body body) {

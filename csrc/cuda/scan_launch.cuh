@@ -2,6 +2,7 @@
 //
 //   Args, Map<Real>, tiling        its arguments, the map that look-back composes, how it divides time
 //   plain(args)                    whether the kernels without the rare options do
+//   beyond(args)                   what is filled after the scan where sequences have lengths of their own
 //   pointers(args, body)           body(pointers...) with the element arrays, whose alignment decides the width
 //   sequential(), look_back()      the kernels, and ring_bytes(), the shared memory of the first
 #pragma once
@@ -19,8 +20,10 @@ using MapOf = typename Direction::template Map<State<Scalar>>;
 
 template <typename Direction, typename Scalar, int Wide, typename Body>
 cudaError_t dispatch_kernel(const typename Direction::template Args<Scalar>& args, Body body) {
+  // With lengths, a thread's columns must belong to one sequence.
+  const std::int64_t neighbours = args.lengths.length != nullptr ? args.H : args.N * args.H;
   return Direction::pointers(args, [&](auto... pointers) {
-    return dispatch_version<Scalar, Wide>(args.N * args.H, Direction::plain(args), body, pointers...);
+    return dispatch_version<Scalar, Wide>(neighbours, Direction::plain(args), body, pointers...);
   });
 }
 
@@ -61,8 +64,9 @@ template <typename Direction, typename Scalar>
 cudaError_t launch_scan(const typename Direction::template Args<Scalar>& args, Method method, void* workspace,
                         cudaStream_t stream) {
   if (args.T == 0 || args.N * args.H == 0) return cudaSuccess;
-  return method == Method::sequential ? launch_sequential<Direction, Scalar>(args, stream)
-                                      : launch_look_back<Direction, Scalar>(args, workspace, stream);
+  const cudaError_t error = method == Method::sequential ? launch_sequential<Direction, Scalar>(args, stream)
+                                                         : launch_look_back<Direction, Scalar>(args, workspace, stream);
+  return error == cudaSuccess ? fill_beyond(Direction::beyond(args), stream) : error;
 }
 
 }  // namespace leakypar::cuda

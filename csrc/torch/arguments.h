@@ -24,12 +24,14 @@ inline void check_floating(const Tensor& tensor, std::string_view schema, std::s
     case ScalarType::BFloat16:
       return;
     default:
-      // The one argument of another type, which the operator checks.
-      if (const std::string name = argument_name(schema, index); name != "seed") parameter_dtype(tensor, name.c_str());
+      // The arguments of another type, which the operator checks.
+      if (const std::string name = argument_name(schema, index); name != "seed" && name != "lengths") {
+        parameter_dtype(tensor, name.c_str());
+      }
   }
 }
 
-// A tensor of floating point values, or the seed, all in memory, on the device of `like`. What an argument is besides, its
+// A tensor of floating point values, the lengths or the seed, all in memory, on the device of `like`. What an argument is besides, its
 // shape and type among these, the operator knows.
 inline void check_memory(const Tensor& tensor, const Tensor& like, std::string_view schema, std::size_t index) {
   STD_TORCH_CHECK(tensor.defined(), "leakypar: ", argument_name(schema, index), " is None, expected a tensor");

@@ -37,6 +37,7 @@ class Membrane {
       forward.T = args.T;
       forward.u = rebuild_->project(first, args.T);
       forward.initial_membrane = args.initial_membrane;
+      forward.lengths = args.lengths;
       forward.outputs.membrane = static_cast<Scalar*>(kept_.data_ptr());
       Device::scan(forward, rebuild_->method, kept_);
       args.membrane = forward.outputs.membrane;
@@ -69,9 +70,10 @@ template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     MaybeTensor grad_spikes, MaybeTensor grad_membrane, MaybeTensor grad_final_membrane, MaybeTensor membrane,
     MaybeTensor checkpoints, MaybeTensor x, MaybeTensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh,
-    Tensor threshold, Tensor gain, MaybeTensor initial_membrane, MaybeTensor seed, std::optional<double> lower,
-    std::optional<double> upper, double dropout, std::int64_t surrogate, double p0, double p1, std::int64_t outputs,
-    bool allow_tf32, std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk) {
+    Tensor threshold, Tensor gain, MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed,
+    std::optional<double> lower, std::optional<double> upper, double dropout, std::int64_t surrogate, double p0,
+    double p1, std::int64_t outputs, bool allow_tf32, std::optional<std::string> method,
+    std::optional<std::int64_t> gemm_chunk) {
   check_outputs(outputs, 7);
   const bool wants_x = wants(outputs, 0), wants_weight = wants(outputs, 1);
   STD_TORCH_CHECK(membrane.has_value() != checkpoints.has_value(),
@@ -170,6 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       args.grad_spikes = pointer<const Scalar>(from_spikes, t * N * H);
       args.grad_membrane = pointer<const Scalar>(from_membrane, t * N * H);
       args.dropout = dropout_from(seed, dropout, t * N * H, like);
+      args.lengths = lengths_from(lengths, t, N, like);
       args.grad_initial_membrane = k > 0 ? pointer<Real>(carry) : pointer<Real>(grad_initial_membrane);
       args.sum_bias = pointer<Real>(sum_bias, k * tiles * N * H);
       args.sum_decay = pointer<Real>(sum_decay, k * tiles * N * H);

@@ -23,11 +23,14 @@ inline std::optional<Method> method_from(const std::optional<std::string>& name)
 // Returns spikes and membrane [T, N, H], the checkpoints [chunks - 1, N, H], which are the membrane between chunks and all
 // that a backward which recomputes it needs, and the final membrane [N, H]; an empty tensor for each that is not wanted.
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
-    Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain,
-    MaybeTensor initial_membrane, MaybeTensor seed, std::optional<double> lower, std::optional<double> upper,
-    double dropout, std::int64_t outputs, bool allow_tf32, std::optional<std::string> method,
-    std::optional<std::int64_t> gemm_chunk, std::optional<std::vector<std::int64_t>> tiles) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih,
+                                                   MaybeTensor bias_hh, Tensor threshold, Tensor gain,
+                                                   MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed,
+                                                   std::optional<double> lower, std::optional<double> upper,
+                                                   double dropout, std::int64_t outputs, bool allow_tf32,
+                                                   std::optional<std::string> method,
+                                                   std::optional<std::int64_t> gemm_chunk,
+                                                   std::optional<std::vector<std::int64_t>> tiles) {
   check_outputs(outputs, 4);
   check_dimensions(x, "x", {"T", "N", "C"});
   check_dimensions(weight, "weight", {"H", "C"});
@@ -71,6 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
                                           : pointer<Real>(carry);
         args.outputs = {pointer<Scalar>(spikes, t * N * H), pointer<Scalar>(membrane, t * N * H), out};
         args.dropout = dropout_from(seed, dropout, t * N * H, x);
+        args.lengths = lengths_from(lengths, t, N, x);
         run(args, t);
         args.initial_membrane = out;
       }
@@ -117,13 +121,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer(
     Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain,
-    MaybeTensor initial_membrane, MaybeTensor seed, std::optional<double> lower, std::optional<double> upper,
-    double dropout, std::int64_t /* surrogate */, double /* p0 */, double /* p1 */, std::int64_t outputs,
-    bool allow_tf32, std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk,
+    MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed, std::optional<double> lower,
+    std::optional<double> upper, double dropout, std::int64_t /* surrogate */, double /* p0 */, double /* p1 */,
+    std::int64_t outputs, bool allow_tf32, std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk,
     std::optional<std::vector<std::int64_t>> tiles, std::optional<std::string> /* backward_method */,
     std::optional<std::int64_t> /* backward_gemm_chunk */) {
-  return forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, seed, lower, upper,
-                         dropout, outputs, allow_tf32, method, gemm_chunk, tiles);
+  return forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, lower,
+                         upper, dropout, outputs, allow_tf32, method, gemm_chunk, tiles);
 }
 
 }  // namespace leakypar

@@ -26,13 +26,15 @@ namespace {
 
 constexpr char forward_schema[] =
     "forward(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
-    "Tensor? initial_membrane, Tensor? seed, float? lower, float? upper, float dropout, int outputs, bool allow_tf32, "
+    "Tensor? initial_membrane, Tensor? lengths, Tensor? seed, float? lower, float? upper, float dropout, int outputs, "
+    "bool allow_tf32, "
     "str? method, SymInt? gemm_chunk, int[]? tiles) -> "
     "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)";
 
 constexpr char layer_schema[] =
     "layer(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
-    "Tensor? initial_membrane, Tensor? seed, float? lower, float? upper, float dropout, int surrogate, float p0, "
+    "Tensor? initial_membrane, Tensor? lengths, Tensor? seed, float? lower, float? upper, float dropout, int "
+    "surrogate, float p0, "
     "float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk, int[]? tiles, str? backward_method, "
     "int? backward_gemm_chunk) -> "
     "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)";
@@ -40,7 +42,8 @@ constexpr char layer_schema[] =
 constexpr char backward_schema[] =
     "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_final_membrane, Tensor? membrane, "
     "Tensor? checkpoints, Tensor? x, Tensor? weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, "
-    "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? seed, float? lower, float? upper, float dropout, "
+    "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? lengths, Tensor? seed, float? lower, float? "
+    "upper, float dropout, "
     "int surrogate, float p0, float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk) -> "
     "(Tensor grad_x, Tensor grad_weight, Tensor grad_decay, Tensor grad_bias, Tensor grad_threshold, Tensor grad_gain, "
     "Tensor grad_initial_membrane)";

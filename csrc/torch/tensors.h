@@ -170,6 +170,15 @@ inline Dropout dropout_from(const MaybeTensor& seed, double p, std::int64_t firs
   return {static_cast<const std::int64_t*>(seed->data_ptr()), dropped, p < 1.0 ? 1.0 / (1.0 - p) : 0.0, first};
 }
 
+// The sequences' own lengths, for arrays that begin with step `first`; none where there is no tensor.
+inline Lengths lengths_from(const MaybeTensor& lengths, std::int64_t first, std::int64_t N, const Tensor& like) {
+  if (!lengths) return {};
+  check_shape(*lengths, "lengths", {N});
+  check_like(*lengths, "lengths", like, ScalarType::Long);
+  STD_TORCH_CHECK(N <= 1 || lengths->stride(0) == 1, "leakypar: lengths is not contiguous");
+  return {static_cast<const std::int64_t*>(lengths->data_ptr()), first};
+}
+
 // Where an element of a tensor lies; null where there is no tensor.
 template <typename Type>
 Type* pointer(const MaybeTensor& tensor, std::int64_t offset = 0) {
