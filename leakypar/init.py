@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from . import validation
 from .module import LeakyParallel
-from .rates import evaluated, layers_of, spikes_of
+from .rates import evaluated, layers_of, steps_of
 
 __all__ = ["firing_rate_"]
 
@@ -94,7 +94,10 @@ class _Scaled:
                 raise ValueError(f"firing_rate_: {each} of {self.title} is pruned or normalised: call it before")
         self.values = {each: getattr(layer.rnn, each).detach().clone() for each in names}
 
-        self.size = x.double().square().mean().sqrt().item() or 1.0
+        self.size = self.steps(x).double().square().mean().sqrt().item() or 1.0
+
+    def steps(self, value: Any) -> Tensor:
+        return steps_of(value, self.options.get("lengths"))
 
     def restore(self) -> None:
         for name, value in self.values.items():
@@ -116,7 +119,7 @@ class _Scaled:
     def reach(self, rate: float) -> None:
         """Scales to the rate."""
         self.by(1.0)
-        membrane, _ = spikes_of(self.run(return_membrane=True)[1])
+        membrane = self.steps(self.run(return_membrane=True)[1])
         if not membrane.isfinite().all():
             raise ValueError(f"firing_rate_: the membrane of {self.title} is not finite: scale the input down")
         found: dict[float, float] = {}
@@ -124,8 +127,8 @@ class _Scaled:
         def fires(s: float) -> float:
             if s not in found:
                 self.by(s)
-                spikes, steps = spikes_of(self.run())
-                found[s] = spikes.count_nonzero().item() / (steps * self.layer.hidden_size)
+                spikes = self.steps(self.run())
+                found[s] = spikes.count_nonzero().item() / spikes.numel()
             return found[s]
 
         def error(s: float) -> float:
@@ -161,6 +164,9 @@ class _Scaled:
         return 1 / between if between > 1e-200 else 1.0
 
     def _reason(self, membrane: Tensor, rates: list[float], rate: float) -> str:
+        upper = self.layer.membrane_bounds[1]
+        if max(rates) < rate and upper <= self.layer.threshold.max().item():
+            return f"its membrane_bounds end at {upper:g}, which is not above every threshold"
         if max(rates) < rate:
             return f"its membrane is above 0 at {(membrane > 0).double().mean().item():.4g} of all steps, at any scale"
         if min(rates) > rate:

@@ -252,7 +252,10 @@ class LeakyParallel(nn.Module):
         return chosen
 
     def snntorch_state_dict(self) -> dict[str, Tensor]:
-        """The `state_dict` of the `snntorch.LeakyParallel` that has these values; parametrised ones as they act."""
+        """The `state_dict` of the `snntorch.LeakyParallel` that has these values; parametrised ones as they act.
+
+        snntorch has no `membrane_bounds`: its layer is the same one if these are `(0, inf)`.
+        """
         weight, recurrent, bias_ih, bias_hh = self.rnn()
         values = {
             "beta": self.beta,

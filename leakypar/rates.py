@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from .lengths import beyond
 from .module import LeakyParallel
 
 __all__ = ["FiringRates", "LayerRates", "firing_rates"]
@@ -19,7 +21,7 @@ class LayerRates(NamedTuple):
 
     Attributes:
         layer: its name in the network, `""` for the network itself.
-        rate: spikes a neuron and step, the mean.
+        rate: spikes a neuron and step, the mean over the steps that are a sequence's own.
         silent: the share of its neurons that never fire.
         saturated: the share of its neurons that fire at every step.
     """
@@ -67,9 +69,9 @@ def firing_rates(network: nn.Module, x: Any, **options: Any) -> FiringRates:
 
     def count(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
-            spikes, taken = spikes_of(output)
+            spikes = steps_of(output, options.get("lengths"))
             fired[name] = fired.get(name, 0) + spikes.count_nonzero(0)
-            steps[name] = steps.get(name, 0) + taken
+            steps[name] = steps.get(name, 0) + len(spikes)
 
         return hook
 
@@ -94,17 +96,27 @@ def firing_rates(network: nn.Module, x: Any, **options: Any) -> FiringRates:
     )
 
 
-def spikes_of(output: Any) -> tuple[Tensor, int]:
-    """The spikes of a layer's output as rows of neurons, `[T N, H]`, and how many rows are steps of a sequence.
+def steps_of(value: Any, lengths: Tensor | None = None) -> Tensor:
+    """A row for each step that is a sequence's own, `[rows, features]`.
+
+    Args:
+        value: `[T, N, features]`, `[T, features]`, or a PackedSequence; of a layer's outputs the first.
+        lengths: `[N]` (`[]` for one sequence), or None.
 
     Raises:
         ValueError: there is none.
     """
-    spikes = output[0] if isinstance(output, tuple) else output
-    rows = spikes.reshape(-1, spikes.shape[-1])
+    while isinstance(value, tuple) and not isinstance(value, PackedSequence):
+        value = value[0]
+    if isinstance(value, PackedSequence):
+        rows = value.data
+    elif lengths is not None:
+        rows = value[~beyond(lengths, len(value)).squeeze(-1)]
+    else:
+        rows = value.reshape(-1, value.shape[-1])
     if len(rows) == 0:
-        raise ValueError(f"x must have a step, got spikes of shape {list(spikes.shape)}")
-    return rows, len(rows)
+        raise ValueError(f"x must have a step, got shape {list(value.shape)}")
+    return rows
 
 
 def layers_of(network: object) -> dict[str, LeakyParallel]:

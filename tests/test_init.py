@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -80,7 +81,15 @@ def test_dtypes(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight_hh_enable": True}, {"compact_decay": True}, {"threshold": -0.0, "beta": 0.9}], ids=str
+    "options",
+    [
+        {"weight_hh_enable": True},
+        {"compact_decay": True},
+        {"membrane_bounds": (-1.0, 1.5)},
+        {"membrane_bounds": (-math.inf, math.inf), "beta": 0.9},
+        {"threshold": -0.0, "beta": 0.9},
+    ],
+    ids=str,
 )
 def test_one_layer_of_any_form(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -145,6 +154,12 @@ UNREACHABLE = {
         0.5,
         "the rate jumps from|at any scale",
     ),
+    "bounded": (
+        lambda: LeakyParallel(C, H, membrane_bounds=(-1, 1)),
+        batch(),
+        0.1,
+        "the nearest is 0: its membrane_bounds end at 1, which is not above every threshold",
+    ),
     "infinite": (lambda: LeakyParallel(C, H), torch.inf * batch(), 0.1, "the membrane of the layer is not finite"),
 }
 
@@ -192,7 +207,7 @@ def test_a_layer_that_never_runs_and_a_batch_without_steps() -> None:
     with pytest.raises(ValueError, match="network: its call runs no LeakyParallel"):
         firing_rates(net, batch())
     for function in (firing_rate_, firing_rates):
-        with pytest.raises(ValueError, match=r"x must have a step, got spikes of shape \[0, 10, 24\]"):
+        with pytest.raises(ValueError, match=r"x must have a step, got shape \[0, 10, "):
             function(LeakyParallel(C, H), batch()[:0])
 
 
@@ -219,6 +234,41 @@ def test_rates_are_counted(backend: str) -> None:
     assert found == ("", pytest.approx(6 / 12), pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert layer.training
     assert not layer._forward_hooks
+
+
+class Ragged(nn.Module):
+    """A network that is given the lengths of its sequences, or a PackedSequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = LeakyParallel(C, H, beta=0.9), LeakyParallel(H, 1, threshold=-1.0, beta=0.9)
+
+    def forward(self, x: Any, lengths: Tensor | None = None) -> Any:
+        first = self.first(x, lengths=lengths, return_state=True)
+        return self.second(first[0], lengths=lengths)
+
+
+def test_steps_beyond_a_sequence_count_nowhere() -> None:
+    lengths = torch.tensor([12, 1, 5, 3, 9, 0, 2, 7, 4, 4])
+    x = batch()
+    x[~(torch.arange(12).unsqueeze(1) < lengths)] = torch.nan
+    net = Ragged()
+    with pytest.raises(ValueError, match="firing_rate_: layer 'second' cannot fire at a rate of 0.2 .* nearest is 1: "):
+        firing_rate_(net, x, 0.2, lengths=lengths)
+    firing_rate_(net.first, x, 0.2, lengths=lengths)
+    first, second = firing_rates(net, x, lengths=lengths)
+    assert first.rate == pytest.approx(0.2, rel=0.1)
+    assert first.rate * lengths.sum().item() * H == pytest.approx(net.first(x, lengths=lengths).count_nonzero().item())
+    assert second == ("second", 1.0, 0.0, 1.0)  # it fires at every step of every sequence
+
+    own = lengths > 0  # which PackedSequence asks for
+    packed = nn.utils.rnn.pack_padded_sequence(x[:, own], lengths[own], enforce_sorted=False)
+    assert firing_rates(net, packed) == (first, second)
+    again = firing_rate_(Ragged().first, packed, 0.2)
+    assert torch.equal(again.rnn.weight_ih_l0, net.first.rnn.weight_ih_l0)
+    one = firing_rates(net, x[:, 2], lengths=lengths[2])
+    assert one[1] == ("second", 1.0, 0.0, 1.0)
 
 
 def test_the_table_is_printed() -> None:
