@@ -15,6 +15,7 @@ from leakypar import LeakyParallel, SpikesAndMembrane, convert, firing_rates, su
 from .layers import each_backend
 
 snntorch = pytest.importorskip("snntorch")
+pytestmark = pytest.mark.filterwarnings("ignore:LeakyParallel runs through")  # the loop, where no kernels were built
 
 C, H = 5, 7
 
