@@ -191,6 +191,8 @@ class LeakyParallel(nn.Module):
             if name in ("plan", "recompute"):
                 request = launch_plan.request(settings.get("plan"), recompute=settings.get("recompute", False))
                 self.__dict__["_request"] = request
+            elif name == "membrane_bounds":  # which torch.compile may take for numbers that vary, but not this
+                self.__dict__["_is_rectified"] = value == validation.RECTIFIED
             elif name == "spike_grad" and not isinstance(value, nn.Module):
                 self._modules.pop(name, None)
         elif name in ("threshold", "graded_spikes_factor"):
@@ -225,7 +227,7 @@ class LeakyParallel(nn.Module):
             recurrent = getattr(self.rnn, self.rnn.names[1])
             if type(recurrent) in (Tensor, nn.Parameter):
                 held["decay"] = recurrent.clone() if self.compact_decay else recurrent.diagonal().clone()
-        return {name: value.detach() for name, value in held.items()}
+        return {name: value.detach() for name, value in held.items() if type(value) in (Tensor, nn.Parameter)}
 
     @torch.no_grad()
     def _set_values(self) -> None:
@@ -323,7 +325,7 @@ class LeakyParallel(nn.Module):
             "return_state": return_state,
         }
         run: Callable[..., Tensor | tuple[Tensor, ...]] = rnn.leaky_parallel
-        rectified = self.membrane_bounds == validation.RECTIFIED
+        rectified = self._is_rectified
         try:  # either is a view, which torch refuses of memory that is not there
             decay = recurrent[:] if recurrent.dim() == 1 else recurrent.diagonal()
         except RuntimeError:

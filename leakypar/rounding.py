@@ -15,12 +15,12 @@ def warn_of_losses(exact: dict[str, Tensor], rounded: dict[str, Tensor]) -> None
 
     Args:
         exact: values by their names; of `"decay"` it is 1 - |decay| that counts, of the others the value itself.
-        rounded: the same, as they are held now.
+        rounded: the same, as they are held now; those that cannot be read are not there.
     """
     losses = []
     for name, before in exact.items():
-        after = rounded[name]
-        if after.dtype == before.dtype or after.is_meta or before.is_meta:
+        after = rounded.get(name)
+        if after is None or after.dtype == before.dtype or after.is_meta or before.is_meta:
             continue
         given, held = (value.detach().double().cpu() for value in (before, after))
         if name == "decay":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from leakypar import LeakyParallel
 
-from ..layers import each_backend
+from ..layers import each_backend, without_kernels
 
 pytestmark = pytest.mark.filterwarnings(  # of torch.compile's own internals
     "ignore::DeprecationWarning", "ignore::FutureWarning"
@@ -68,6 +69,15 @@ def test_two_graphs_serve_every_length(backend: str) -> None:
         assert_same_step(compiled, net, torch.randn(T, N, C))
     assert len(counting.operators) == 2  # as it came, then with sizes that vary
     assert max(counting.operators) < 80  # and not so many for each time step
+
+
+@without_kernels
+@pytest.mark.parametrize("bounds", [(-1.0, 2.0), (-math.inf, math.inf)], ids=str)
+def test_other_bounds_compile_with_sizes_that_vary(bounds: tuple[float, float]) -> None:
+    net = network("fused", membrane_bounds=bounds)
+    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend="aot_eager")
+    for T in (6, 9):
+        assert_same_step(compiled, net, torch.randn(T, 3, C))
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
