@@ -127,6 +127,11 @@ install: $(stamps)/torch ## Install into the environment, in editable form, and 
 wheel sdist: $(call needs,dist) ## Build a wheel or an sdist into dist/, check it, install it in a fresh environment
 	$(python) -m tools.distribution $@
 
+.PHONY: docs
+docs: $(call needs,docs) ## Build the documentation into build/docs; a warning is an error
+	$(python) -m sphinx --fail-on-warning --keep-going -q docs build/docs
+	@echo "build/docs/index.html"
+
 .PHONY: check
 check: lint test ## Everything that must hold before a commit
 

@@ -289,7 +289,7 @@ class LeakyParallel(nn.Module):
             x: `[T, N, C]`, or `[T, C]` for one sequence, in the layer's dtype. `T` and `N` may be 0. Under autocast,
                 float16, bfloat16 or float32, whichever of them the layer has; a float64 input wants a float64 layer,
                 and the other way round, and then autocast changes nothing. A `PackedSequence` of sequences `[T, C]`
-                gives `PackedSequence`s.
+                gives one for each result.
             initial_membrane: membrane before the first step, `[N, H]` (`[H]` for one sequence), in the compute dtype or
                 the state dtype (float64 for float64, else float32), or None for zeros.
             lengths: how many steps each sequence has, int64 `[N]` (`[]` for one sequence) on the layer's device, from 0
