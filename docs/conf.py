@@ -12,7 +12,7 @@ from leakypar import __version__  # noqa: E402
 
 project = "leakypar"
 author = "The leakypar authors"
-copyright = author  # noqa: A001  # the name is Sphinx's
+copyright = author  # the name is Sphinx's
 release = __version__
 
 extensions = [
