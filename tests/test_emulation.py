@@ -106,8 +106,9 @@ def test_a_copy_that_is_not_waited_for_is_not_there(harness: Run) -> None:
         assert set(bytes.fromhex(bits(harness(case, order=order))[case])) == {0xFF}
 
 
-def test_a_flag_raised_too_early_changes_the_bits(plain: Run) -> None:
-    found = {bits(plain("publish-flag-first", order=f"random:{seed}"))["publish-flag-first"] for seed in range(16)}
+@pytest.mark.parametrize("case", ["publish-flag-first", "publish-read-first"])
+def test_a_flag_raised_too_early_or_seen_too_late_changes_the_bits(plain: Run, case: str) -> None:
+    found = {bits(plain(case, order=f"random:{seed}"))[case] for seed in range(16)}
     assert found == {"00000000", "07000000"}
 
 

@@ -98,3 +98,16 @@ def test_wrong_arguments_are_named() -> None:
 def test_a_plan_can_be_forced_as_it_was_read() -> None:
     chosen = leakypar.plan(50, 2, 3, 8, device=H100)
     assert launch_plan.request(chosen) == (*chosen[:4], None)
+
+
+def test_a_backward_is_chunked_where_its_gradient_would_leave_the_cache() -> None:
+    known = H100._replace(clock_khz=1_755_000, bytes_per_second=3_352 * 10**9)
+    T, N, C, H = SHAPES["speech"]
+    chosen = leakypar.plan(T, N, C, H, dtype=torch.bfloat16, device=known)
+    assert chosen.backward == "sequential"
+    assert chosen.backward_gemm_chunk * N * H * 2 <= known.cache_bytes / 2 < T * N * H * 2
+    assert T // 3 <= chosen.backward_gemm_chunk < T  # 65 MB in three chunks
+    for name in ("tutorial", "audio"):  # all of it stays; a look-back scan, which would start its chain anew
+        whole = SHAPES[name][0]
+        assert leakypar.plan(*SHAPES[name], dtype=torch.bfloat16, device=known).backward_gemm_chunk == whole
+    assert leakypar.plan(T, N, C, H, dtype=torch.bfloat16, device=H100).backward_gemm_chunk == T  # rates not known

@@ -245,7 +245,7 @@ def test_longer_sequences_cost_more() -> None:
 
 @needs_extension
 def test_the_plan_names_project_scan() -> None:
-    sizes = SHAPES["audio"]
+    sizes = SHAPES["streaming"]
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=H100)[:3] == ("project_scan", "look_back", sizes[0])
     assert leakypar.plan(*sizes, dtype=torch.float32, device=H100, tf32=False).forward == "look_back"
     assert leakypar.plan(*sizes, dtype=torch.float64, device=H100).forward != "project_scan"

@@ -24,7 +24,7 @@ class Chip:
     """The rates of a multiprocessor, in clocks and bytes a clock.
 
     Pipes are given in clocks for one instruction of a warp on one of the four schedulers: 32 lanes over a quarter of
-    what the "Arithmetic Instructions" table of the CUDA C++ programming guide has for the compute capability.
+    the multiprocessor's results a clock.
     """
 
     name: str
@@ -33,7 +33,8 @@ class Chip:
     fma: float  # FFMA, FMUL, FADD
     integer: float  # comparison, logic, shift, minimum, integer add
     multiply: float  # IMAD
-    convert: float  # MUFU and conversions
+    convert: float  # MUFU and conversions to and from integers
+    pack: float  # float32 to a pair of a 16-bit type
     double: float
     matrix: float  # m16n8k16 of 16-bit operands, or m16n8k8 of TF32, accumulated in float32
     shared_latency: float
@@ -47,12 +48,27 @@ class Chip:
     shared_capacity: int = 228 << 10
 
 
-# Latencies: Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking" (2024,
-# arXiv 2402.13499), pointer chases. Matrix rate: 4096 / 4 multiply-adds of 16 bits a clock and multiprocessor quarter
-# with sparsity, 512 without (NVIDIA's H100 white paper), of which mma.sync reaches some 60% ("Dissecting the NVIDIA
-# Hopper Architecture through Microbenchmarking and Multiple Level Analysis", 2025, arXiv 2501.12084): an m16n8k16 of
-# 2048 takes 2048 / (0.6 * 512) clocks. Bandwidths over 132 multiprocessors: 3.0 TB/s of copies, and 5.5 TB/s of the
-# second-level cache (chipsandcheese.com, "Nvidia's H100: Funny L2, and Tons of Bandwidth", 2023).
+# Each figure and where it was read. What follows "assumed" was found in no source; `python -m tools.simulate` prints
+# what the results become where it is otherwise.
+#
+# fma, integer, multiply, convert, double: 128, 64, 64, 16 and 64 results a clock of a multiprocessor of 9.0:
+#   "Throughput of Native Arithmetic Instructions", CUDA C++ Best Practices Guide 13.0, table 5, of which OpenXLA's
+#   stream_executor/cuda/cuda_core_info_table.cc repeats the first two and the last; 16 are what it has for MUFU.
+# pack: 64 a clock, assumed. The table's row has 16 from 12.0 on.
+# matrix: 512 multiply-adds a clock and quarter at full rate (the same file, from NVIDIA's H100 white paper 1.04,
+#   table 3), of which mma.sync reaches 65%: 494 of 757 TFLOP/s on an H800, Luo et al., "Dissecting the NVIDIA Hopper
+#   Architecture through Microbenchmarking and Multiple Level Analysis", arXiv 2501.12084, as waynehacking8/blackwell-
+#   tensorcore-kernels reads it. An m16n8k16 of 2048 takes 2048 / (0.65 * 512). In TF32 half of everything.
+# cache_latency, memory_latency: te42kyfo/gpu-benches at 1c36d50, gpu-latency/h100_pcie.txt, a chase of pointers at
+#   1755 MHz: 265 in the near half of the second-level cache (475 in the far one), 650 from 125 MB on. An H100's
+#   neighbour, the GH200: 281 and 690 (markdewing/AI_kernels, latency/README.md).
+# shared_bytes: "close to 128 B/cycle/SM", README of gpu-benches.
+# memory_bytes: 2.90 TB/s, the copy of BabelStream on an H100 80GB HBM3 (samuel-bohman/AI-benchmarking-guide,
+#   Azure_Results/ND_H100_v5_results.md), over 132 multiprocessors.
+# cache_bytes: 5.5 TB/s over the 114 multiprocessors of an H100 PCIe at 1755 MHz ("about 5.x TB/s", README of gpu-
+#   benches, as of July 2023). Its later file gpu-l2-cache/h100_pcie.txt has 6.9 TB/s.
+# clock_ghz: assumed; the PCIe card's boost, where the SXM's is 1.98. Only the bandwidths' shares depend on it.
+# shared_latency, most_memory_bytes, and the constants in the code below, such as a barrier's 20 clocks: assumed.
 H100 = Chip(
     name="H100 SXM",
     multiprocessors=132,
@@ -61,14 +77,28 @@ H100 = Chip(
     integer=2,
     multiply=2,
     convert=8,
+    pack=2,
     double=2,
-    matrix=6.67,
+    matrix=6.15,
     shared_latency=29,
-    cache_latency=263,
-    memory_latency=479,
-    memory_bytes=12.95,
-    cache_bytes=24.0,
+    cache_latency=265,
+    memory_latency=650,
+    memory_bytes=12.5,
+    cache_bytes=27.5,
 )
+
+# What else the assumed figures could be, and those on which sources differ.
+OTHERWISE: dict[str, dict[str, float]] = {
+    "as above": {},
+    "memory_latency 480": {"memory_latency": 480},
+    "memory_latency 800": {"memory_latency": 800},
+    "cache_bytes 34.5": {"cache_bytes": 34.5},
+    "cache_bytes 20": {"cache_bytes": 20.0},
+    "pack 16 a clock": {"pack": 8},
+    "shared_latency 35": {"shared_latency": 35},
+    "matrix at 55%": {"matrix": 7.27},
+    "memory_bytes 14": {"memory_bytes": 14.0},
+}
 
 _MULTIPLY = {"IMAD"}
 _FMA = {"FFMA", "FMUL", "FADD"}
@@ -180,6 +210,8 @@ class Multiprocessor:
             return "fma", chip.fma
         if opcode in _MULTIPLY:
             return "multiply", chip.multiply
+        if opcode == "F2FP":
+            return "integer", chip.pack
         if opcode in _CONVERT or instruction.name == "HADD2.F32":
             return "convert", chip.convert if opcode != "HADD2" else chip.integer
         if opcode in _DOUBLE:

@@ -106,6 +106,10 @@ class Code:
         """Every basic block, in order."""
         return tuple(self.main[start:end] for start, end in zip(*self._block_ends, strict=True))
 
+    def successors_of(self, block: Sequence[Instruction]) -> list[int]:
+        """The positions of `main` that may be executed after a basic block."""
+        return self.successors[(block[-1].address - self.main[0].address) // 16]
+
     @cached_property
     def loops(self) -> tuple[Loop, ...]:
         """Every natural loop, innermost first."""

@@ -111,7 +111,9 @@ def in_flight(kernel: Kernel) -> float:
 
 
 def steps(loop: Loop) -> int:
-    """Time steps, or slices, of one pass of a loop: its groups of asynchronous copies, or else its loads."""
+    """Time steps of one pass of a loop: its groups of asynchronous copies, or else its loads. A product's: one."""
+    if any(each.opcode == "HMMA" for each in loop.own):
+        return 1
     groups = sum(each.opcode == "LDGDEPBAR" for each in loop.own)
     return groups or max(1, sum(map(is_load, loop.own)))
 
@@ -164,6 +166,26 @@ def polls_that_invalidate(kernel: Kernel) -> float:
     )
 
 
+def prologue_stalls(kernel: Kernel) -> float:
+    """Stall clocks before the first load from global memory into a register."""
+    code = kernel.code.main
+    first = next((at for at, each in enumerate(code) if is_load(each)), 0)
+    return sum(each.stall for each in code[:first])
+
+
+def fold_loads(kernel: Kernel) -> float:
+    """Loads in flight together where a look-back folds other blocks' maps: in the loops that neither store nor poll."""
+    most = 0
+    for loop in kernel.code.loops:
+        polls = any(each.opcode == "NANOSLEEP" for each in loop.body)
+        if loop.body != loop.own or polls or any(map(store_bytes, loop.body)):
+            continue
+        loads = [at for at, each in enumerate(loop.own) if is_load(each)]
+        flying = (1 + issued_before_wait(loop.own, at, is_load, around=False) for at in loads)
+        most = max(most, *flying) if loads else most
+    return most
+
+
 def of_opcode(*opcodes: str) -> Callable[[Kernel], float]:
     """How many instructions of the kernel begin so."""
     return lambda kernel: sum(each.name.startswith(opcodes) for each in kernel.code.main)
@@ -184,6 +206,8 @@ MEASURES: dict[str, Callable[[Kernel], float]] = {
     "step_products": of_hot_loop(lambda code: sum(each.opcode == "HMMA" for each in code)),
     "products_meanwhile": products_meanwhile,
     "copy_instructions": copy_instructions,
+    "prologue_stalls": prologue_stalls,
+    "fold_loads": fold_loads,
     "stores_16": of_stores(16, 16),
     "stores_8": of_stores(8, 8),
     "stores_narrow": of_stores(1, 4),

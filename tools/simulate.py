@@ -13,6 +13,7 @@ of a forward are written. Launches, the chain of a look-back and the caller's si
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from os import cpu_count
 
 from benchmarks.shapes import SHAPES
 from toolchain import Unavailable, find_nvcc
-from tools.chip import H100, Chip, clocks
+from tools.chip import H100, OTHERWISE, Chip, clocks, width
 from tools.machine_code import Instruction, Kernel, Loop, compile_kernels, find_disassembler
 from tools.ptxas_report import KERNELS
 from tools.schedule import hot_loop, in_flight, is_copy, steps, store_bytes
@@ -36,22 +37,61 @@ def groups_left(wait: Instruction) -> int:
     return int(wait.operands.split(",")[-1], 0)
 
 
-def straight(kernel: Kernel, code: Sequence[Instruction]) -> list[list[Instruction]]:
-    """The code's basic blocks, without those that calls, narrow copies or narrow stores show to be rare."""
+def copied(each: Instruction) -> int:
+    """The bytes of an asynchronous copy; 0 for anything else."""
+    return width(each) if each.opcode == "LDGSTS" else 0
+
+
+def conditional(each: Instruction) -> bool:
+    """Whether a copy fills in zeros where a predicate, its last operand, says so."""
+    return re.search(r", !?P\d$", each.operands) is not None
+
+
+def straight(kernel: Kernel, code: Sequence[Instruction], copy_bytes: int = 16) -> list[list[Instruction]]:
+    """The code's basic blocks without the rare ones: those with calls, narrow stores, copies of another width, copies
+    that may have to fill in zeros where there are others, beside matrix instructions the reciprocal of a decay beyond
+    one, and those that every way to or from leads through such a block."""
     wide = any(store_bytes(each) == 16 for each in code)
     inside = {each.address for each in code}
-
-    copies = any(map(is_copy, code))
+    copies = [each for each in code if copied(each) == copy_bytes]
+    whole = not all(map(conditional, copies))
+    matrix = any(each.opcode == "HMMA" for each in kernel.code.main)
     pending = [groups_left(each) for each in code if each.name == "DEPBAR.LE"]
 
-    def rare(each: Instruction) -> bool:
-        narrow = (each.opcode == "LDGSTS" and not is_copy(each)) or (wide and 0 < store_bytes(each) < 16)
-        drains = each.name == "DEPBAR.LE" and groups_left(each) < max(pending)  # another case of the same switch
-        once = each.opcode == "LDG" and copies  # what a loop reads every step comes by its copies
-        return narrow or drains or once or each.opcode in ("CALL", "BRX", "NANOSLEEP")
+    def shows(each: Instruction) -> bool:
+        other = (copied(each) != copy_bytes and not each.predicate) or (whole and conditional(each))
+        other = other and each.opcode == "LDGSTS"
+        narrow = wide and 0 < store_bytes(each) < 16
+        drains = each.name == "DEPBAR.LE" and groups_left(each) < max(
+            pending, default=0
+        )  # another case of the same switch
+        once = each.opcode == "LDG" and bool(copies)  # what a loop reads every step comes by its copies
+        return other or narrow or drains or once or each.opcode in ("CALL", "BRX", "NANOSLEEP")
 
-    blocks = [[each for each in block if each.address in inside] for block in kernel.code.blocks]
-    return [block for block in blocks if block and not any(map(rare, block))]
+    def beyond_one(block: Sequence[Instruction]) -> bool:
+        opcodes = {each.opcode for each in block}
+        return matrix and "MUFU" in opcodes and "I2F" not in opcodes  # the latter is a division of integers
+
+    def start(block: Sequence[Instruction]) -> int:
+        return block[0].address
+
+    blocks = kernel.code.blocks
+    rare = {start(block) for block in blocks if any(map(shows, block)) or beyond_one(block)}
+    after = {
+        start(block): {kernel.code.main[each].address for each in kernel.code.successors_of(block)} for block in blocks
+    }
+    before: dict[int, set[int]] = {block: set() for block in after}
+    for block, follow in after.items():
+        for each in follow:
+            before[each].add(block)
+    sides = (after, before) if matrix else ()  # a scan's slow paths are blocks of their own
+    while more := {block for side in sides for block, ways in side.items() if ways and ways <= rare} - rare:
+        rare |= more
+    left_out = {each.address for each in code if copied(each) not in (0, copy_bytes)}
+    chosen = [
+        [each for each in block if each.address in inside - left_out] for block in blocks if start(block) not in rare
+    ]
+    return [block for block in chosen if block]
 
 
 def joined(blocks: Sequence[Sequence[Instruction]]) -> list[Instruction]:
@@ -79,22 +119,33 @@ def step_clocks(chip: Chip, kernel: Kernel, at_once: int, blocks: int) -> tuple[
     return (long - short) / (passes * in_loop), moved / in_loop * 32 * WARPS * at_once / share
 
 
-def tile_clocks(chip: Chip, kernel: Kernel, C: int, columns: int, resident: bool, blocks: int) -> tuple[float, float]:
+def tile_clocks(
+    chip: Chip, kernel: Kernel, C: int, columns: int, resident: bool, blocks: int, outputs: int = 2
+) -> tuple[float, float]:
     """Clocks a tile of project_scan on a multiprocessor with so many blocks, and those of its matrix instructions."""
     product = hot_loop(kernel)
     assert product is not None, f"{kernel.name} has no loop over slices"
     row_bytes = C * (4 if "<float," in kernel.name else 2)
     slices = max(1, -(-row_bytes // 128))
-    needed = (columns + (0 if resident else 128)) * 8 // (32 * WARPS)
-    within = straight(kernel, product.own)
-    while sum(is_copy(each) for block in within for each in block) > needed:
-        within.remove(next(block for block in reversed(within) if any(map(is_copy, block))))
-    missing = needed - sum(is_copy(each) for block in within for each in block)
-    copying = [loop for loop in kernel.code.loops if loop.body == loop.own and any(map(is_copy, loop.body))]
-    more = list(copying[0].body) * (missing // sum(map(is_copy, copying[0].body))) if missing else []
+    copy_bytes = next(width for width in (16, 8, 4) if row_bytes % width == 0)
+    needed = (columns + (0 if resident else 128)) * 128 // copy_bytes // (32 * WARPS)
+
+    def copies(code: Sequence[Instruction]) -> int:
+        return sum(copied(each) == copy_bytes for each in code)
+
+    within = straight(kernel, product.own, copy_bytes)
+    for block in list(within):  # the weights' copies come before those of x
+        if 0 < copies(block) <= copies(joined(within)) - needed:
+            within.remove(block)
+    missing = needed - copies(joined(within))
+    copying = [loop for loop in kernel.code.loops if loop.body == loop.own and copies(loop.body)]
+    more = list(copying[0].body) * (missing // copies(copying[0].body)) if missing else []
     slice_code = joined(within) + more
     outer = next(loop for loop in kernel.code.loops if len(loop.body) > len(product.body) and _around(loop, product))
-    program = slice_code * slices + joined(straight(kernel, outer.own))
+    rest = joined(straight(kernel, outer.own, copy_bytes))
+    stores = [each for each in rest if store_bytes(each) == 16]
+    unwritten = {each.address for each in stores[1::2]} if outputs == 1 else set()
+    program = slice_code * slices + [each for each in rest if each.address not in unwritten]
     once, twice = (clocks(chip, program, times, WARPS, blocks, from_memory=False) for times in (1, 2))
     matrix = sum(each.opcode == "HMMA" for each in program) * chip.matrix * blocks * WARPS / 4
     return (twice - once) / blocks, matrix / blocks
@@ -138,6 +189,39 @@ def tile_rows(chip: Chip, kernels: Sequence[Kernel]) -> Iterator[list[str]]:
             yield [f"project_scan, {dtype}", shape.name, "stay" if resident else "pass", str(blocks), *cells]
 
 
+def fit_rows(chip: Chip, kernels: Sequence[Kernel]) -> Iterator[list[str]]:
+    """What csrc/plan/cost.h has of a tile whose weights stay and of which spikes alone are written: clocks a slice, and
+    of the rest, by blocks at once."""
+    for dtype, size in DTYPES.items():
+        for pairs, most in ((8, 2), (4, 2 if size == 4 else 3)):
+            kernel = next(each for each in kernels if each.name == f"project_scan_kernel<{dtype}, {pairs}, true>")
+            for blocks in range(1, most + 1):
+                four, eight = (
+                    tile_clocks(chip, kernel, slices * 128 // size, 16 * pairs, True, blocks, 1)[0] for slices in (4, 8)
+                )
+                each = (eight - four) / 4
+                yield [dtype, f"{16 * pairs} columns", str(blocks), f"{each:.0f}", f"{four - 4 * each:.0f}"]
+
+
+def otherwise_rows(kernels: Sequence[Kernel]) -> Iterator[list[str]]:
+    """The bfloat16 kernels at `speech`, should the chip be otherwise."""
+    speech = SHAPES["speech"]
+    of_name = {kernel.name: kernel for kernel in kernels}
+    blocks = -(-speech.N * speech.H * 2 // (16 * 32 * WARPS))
+    for case, changes in OTHERWISE.items():
+        chip = replace(H100, **changes)  # type: ignore[arg-type]
+        steps_of = [
+            step_clocks(chip, of_name[f"scan_{direction}_sequential<bfloat16, 8, true>"], 1, blocks)[0]
+            for direction in ("forward", "backward")
+        ]
+        product = of_name["project_scan_kernel<bfloat16, 8, true>"]
+        tiles = [
+            tile_clocks(chip, product, speech.C, 128, True, 1)[0],
+            tile_clocks(chip, product, SHAPES["square"].C, 128, False, 2)[0],
+        ]
+        yield [case, "", *(f"{each:.0f}" for each in (*steps_of, *tiles))]
+
+
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table with its first two columns to the left."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
@@ -166,6 +250,11 @@ def main() -> int:
     print("\nproject_scan, clocks a tile of 128 columns of a multiprocessor:\n")
     heads = ["kernel", "shape", "weights", "blocks at once", "simulated", "matrix instructions", "ratio"]
     print(aligned(heads, list(tile_rows(H100, kernels))))
+    print("\nproject_scan, weights stay, spikes alone are written: clocks a slice of a tile, and of its other steps:\n")
+    print(aligned(["kernel", "tile", "blocks at once", "slice", "rest"], list(fit_rows(H100, kernels))))
+    print("\nbfloat16, should the chip be otherwise: clocks a step at speech, and a tile at speech and at square:\n")
+    heads = ["chip", "", "forward", "backward", "tile, speech", "tile, square"]
+    print(aligned(heads, list(otherwise_rows(kernels))))
     return 0
 
 

@@ -37,6 +37,13 @@ __device__ __forceinline__ void copy_async_or_zero(void* to, const void* from, b
 // Makes a group of the copies issued since the last group.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
+// The same where `there` says so, without a branch.
+__device__ __forceinline__ void commit_copies_if(bool there) {
+  asm volatile("{ .reg .pred there; setp.ne.u32 there, %0, 0; @there cp.async.commit_group; }" ::"r"(
+                   static_cast<unsigned>(there))
+               : "memory");
+}
+
 template <int Pending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
@@ -50,25 +57,13 @@ inline void copy_async_or_zero(void* to, const void* from, bool there) {
   leakypar_emulation::copy_async(to, there ? from : to, 16, there ? 16 : 0);
 }
 inline void commit_copies() { leakypar_emulation::commit_copies(); }
+inline void commit_copies_if(bool there) {
+  if (there) leakypar_emulation::commit_copies();
+}
 template <int Pending>
 void wait_copies() {
   leakypar_emulation::wait_copies(Pending);
 }
 #endif
-
-// Waits until at most `pending` of the latest groups are in flight. The instruction takes a constant; the branch is on a
-// value that is the same in every thread.
-__device__ __forceinline__ void wait_copies(int pending) {
-  switch (pending) {
-    case 0:
-      return wait_copies<0>();
-    case 1:
-      return wait_copies<1>();
-    case 2:
-      return wait_copies<2>();
-    default:
-      return wait_copies<3>();
-  }
-}
 
 }  // namespace leakypar::cuda

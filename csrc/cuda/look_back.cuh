@@ -238,19 +238,30 @@ __device__ __forceinline__ void look_back(Real (&carry)[Width], const LookBack<M
 
   load_published(carry, book.inclusives + (place.time_tile - 1 - nearest) * tiling.M + place.column);
   const Real* stored = book.aggregates + (place.time_tile - nearest) * fields * tiling.M + place.column;
-#pragma unroll 4  // the loads of four tiles' maps are in flight together
-  for (int tile = 0; tile < nearest; ++tile, stored += fields * tiling.M) {
-    Real values[fields][Width];
+  // The loads of several tiles' maps are in flight together: loaded one by one, each would be waited for where a map's
+  // application branches. A lone column belongs to a kernel that has no registers for it.
+  constexpr int at_once = Width > 1 ? 4 : 1;
+#pragma unroll 1
+  for (int tile = 0; tile < nearest; tile += at_once) {
+    Real values[at_once][fields][Width];
 #pragma unroll
-    for (int f = 0; f < fields; ++f) load_published(values[f], stored + f * tiling.M);
+    for (int k = 0; k < at_once; ++k, stored += fields * tiling.M) {
+      if (tile + k >= nearest) break;
 #pragma unroll
-    for (int i = 0; i < Width; ++i) {
-      Real of_column[fields];
+      for (int f = 0; f < fields; ++f) load_published(values[k][f], stored + f * tiling.M);
+    }
 #pragma unroll
-      for (int f = 0; f < fields; ++f) of_column[f] = values[f][i];
-      Map map;
-      memcpy(&map, of_column, sizeof map);
-      carry[i] = map(carry[i], power[i]);
+    for (int k = 0; k < at_once; ++k) {
+      if (tile + k >= nearest) break;
+#pragma unroll
+      for (int i = 0; i < Width; ++i) {
+        Real of_column[fields];
+#pragma unroll
+        for (int f = 0; f < fields; ++f) of_column[f] = values[k][f][i];
+        Map map;
+        memcpy(&map, of_column, sizeof map);
+        carry[i] = map(carry[i], power[i]);
+      }
     }
   }
 }

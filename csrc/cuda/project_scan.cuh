@@ -37,209 +37,14 @@
 #pragma once
 
 #include "../kernels.h"
-#include "../math/clamp_affine.h"
-#include "dropout.cuh"
+#include "project_runs.cuh"
 #include "project_tile.cuh"
 
 namespace leakypar::cuda {
 namespace {
 
-using Map = ClampAffine<float>;
-
-// Step 2: a lane's runs, each as one map.
-template <int Pairs, typename Clip>
-__device__ __forceinline__ void compose_runs(Accumulators<Pairs>& u, const Shared& shared, const Thread& thread,
-                                             const Clip& clip) {
-#pragma unroll
-  for (int which = 0; which < lane_neurons; ++which) {
-    const int row = thread.warp_row * warp_neurons + which * 8 + thread.group;
-    const float decay = shared.decay[row];
-    Map map = Map::first(decay, at<Pairs>(u, which, 0), clip);
-#pragma unroll
-    for (int step = 1; step < 2 * Pairs; ++step) map.then(decay, at<Pairs>(u, which, step), clip);
-    if (grows(decay)) {
-      const float reciprocal = 1.0f / decay;
-      map.offset = 0.0f;
-#pragma unroll
-      for (int step = 2 * Pairs - 1; step >= 0; --step) map.from_last(reciprocal, at<Pairs>(u, which, step));
-    }
-    shared.map(0, thread.run, row) = map.offset;
-    shared.map(1, thread.run, row) = map.below;
-    shared.map(2, thread.run, row) = map.above;
-  }
-}
-
-// Step 4: from the carry into the tile to the carry into each run. A thread has one row of the product, a neuron, and
-// walks the runs of each batch row.
-template <int Pairs, typename Scalar>
-__device__ __forceinline__ void carry_into_runs(const ProjectScan<Scalar>& args, const ProjectTiles& tiles,
-                                                const Shared& shared, const Thread& thread, std::int64_t tile,
-                                                const Tiling& tiling, const LookBack<Map>& book) {
-  const int row = static_cast<int>(threadIdx.x);
-  const float decay = shared.decay[row];
-  const auto power = Power<float>::of(decay, 2 * Pairs);
-  const std::int64_t neuron = thread.first_neuron + neuron_of_row<Scalar>(row);
-  const auto map_of = [&](int run) {
-    return Map{shared.map(0, run, row), shared.map(1, run, row), shared.map(2, run, row)};
-  };
-  const auto initial = [&](int i) {
-    const std::int64_t n = thread.first_row + i;
-    const bool given = args.initial_membrane != nullptr && neuron < args.H && n < args.N;
-    return given ? args.initial_membrane[n * args.H + neuron] : 0.0f;
-  };
-
-  if (tiling.time_tiles > 1) {
-    const auto tile_map = [&](int i) {
-      Map map = map_of(i * thread.time_runs);
-      for (int run = 1; run < thread.time_runs; ++run) {
-        map = compose(map, run * 2 * Pairs, map_of(i * thread.time_runs + run), power, decay);
-      }
-      return map;
-    };
-    const Power<float> tile_power[1] = {Power<float>::of(decay, thread.time_runs * 2 * Pairs)};
-    const int warp = row / warp_lanes;
-    Place place = {tile, thread.team * (ProjectTiles::threads / warp_lanes) + warp, 0, thread.lane, warp};
-    const auto column = [&](int i) { return (thread.team * tiles.batch_rows + i) * ProjectTiles::neurons + row; };
-    unsigned* const flag = book.flags + tile * tiling.channel_tiles + place.channel_tile;
-    const bool has_successor = tile + 1 < tiling.time_tiles;
-    if (tile > 0 && has_successor) {
-      for (int i = 0; i < tiles.batch_rows; ++i) {
-        const Map map[1] = {tile_map(i)};
-        store_aggregate(book, tiling, tile, column(i), map);
-      }
-      publish(flag, aggregate, thread.lane);
-    }
-    for (int i = 0; i < tiles.batch_rows; ++i) {
-      float carry[1] = {0.0f};
-      if (tile == 0) {
-        carry[0] = initial(i);
-      } else {
-        place.column = column(i);
-        look_back(carry, book, tiling, place, tile_power);
-      }
-      if (has_successor) __stcg(book.inclusives + tile * tiling.M + column(i), tile_map(i)(carry[0], tile_power[0]));
-      shared.carries[i * ProjectTiles::neurons + row] = carry[0];
-    }
-    if (has_successor) publish(flag, inclusive, thread.lane);
-  } else if (tile == 0) {
-    for (int i = 0; i < tiles.batch_rows; ++i) shared.carries[i * ProjectTiles::neurons + row] = initial(i);
-  }
-
-  for (int i = 0; i < tiles.batch_rows; ++i) {
-    float& carry = shared.carries[i * ProjectTiles::neurons + row];
-    float h = carry;
-    for (int run = i * thread.time_runs; run < (i + 1) * thread.time_runs; ++run) {
-      const Map map = map_of(run);
-      shared.map(0, run, row) = h;
-      h = map(h, power);
-    }
-    carry = h;
-  }
-}
-
-// A lane's eight neurons at one (time, batch row): 16-byte stores, or one by one where rows do not begin on such a
-// boundary. to: the row's element of the tile's first neuron; neurons: how many the tile has.
-template <typename Scalar>
-__device__ __forceinline__ void store_neurons(Scalar* to, const float (&values)[lane_neurons], const Thread& thread,
-                                              int neurons, bool packets) {
-  constexpr int packet = piece_bytes / static_cast<int>(sizeof(Scalar));
-#pragma unroll
-  for (int which = 0; which < lane_neurons; which += packet) {
-    const int neuron = thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
-    if (packets) {
-      float part[packet];
-#pragma unroll
-      for (int i = 0; i < packet; ++i) part[i] = values[which + i];
-      if (neuron < neurons) store(to + neuron, part);
-    } else {
-#pragma unroll
-      for (int i = 0; i < packet; ++i) {
-        if (neuron + i < neurons) to[neuron + i] = narrow<Scalar>(values[which + i]);
-      }
-    }
-  }
-}
-
-// What the threshold sees of a lane's eight neurons under dropout: four neighbours at a time.
-template <typename Scalar>
-__device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const ProjectScan<Scalar>& args,
-                                         std::int64_t offset, const Thread& thread, bool packets) {
-#pragma unroll
-  for (int which = 0; which < lane_neurons; which += 4) {
-    const std::int64_t element = offset + thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
-    float factors[4];
-    if (packets) {
-      dropout_factors<true>(factors, args.dropout, element);
-    } else {
-      dropout_factors<false>(factors, args.dropout, element);
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) seen[which + i] *= factors[i];
-  }
-}
-
-// Step 5. Plain: there is neither dropout nor a length; the code of a generator costs registers where it is not run, too.
-template <bool Plain, typename Scalar, int Pairs>
-__device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
-                                           const ProjectTiles& tiles, const Shared& shared, const Thread& thread,
-                                           std::int64_t tile, bool packets, const ClipOf<float, Plain>& clip) {
-  constexpr int run_steps = 2 * Pairs;
-  const std::int64_t n = thread.row_of(thread.run);
-  const std::int64_t t0 = tile * tiles.steps() + thread.place_in_time(thread.run) * run_steps;
-  if (n >= args.N) return;
-  std::int64_t own = args.T;
-  if constexpr (!Plain) own = args.lengths.steps(n, args.T);
-  if (t0 >= own) return;
-  const int steps = static_cast<int>(own - t0 < run_steps ? own - t0 : run_steps);
-  const std::int64_t left = args.H - thread.first_neuron;
-  const int neurons = static_cast<int>(left < ProjectTiles::neurons ? left : ProjectTiles::neurons);
-
-  float h[lane_neurons], decay[lane_neurons], threshold[lane_neurons], gain[lane_neurons];
-#pragma unroll
-  for (int which = 0; which < lane_neurons; ++which) {
-    const int row = thread.warp_row * warp_neurons + which * 8 + thread.group;
-    h[which] = shared.map(0, thread.run, row);
-    decay[which] = shared.decay[row];
-    threshold[which] = shared.threshold[row];
-    gain[which] = shared.gain[row];
-  }
-  std::int64_t offset = (t0 * args.N + n) * args.H + thread.first_neuron;
-#pragma unroll
-  for (int step = 0; step < run_steps; ++step) {
-    if (step < steps) {
-#pragma unroll
-      for (int which = 0; which < lane_neurons; ++which) {
-        h[which] = membrane_step(decay[which], h[which], at<Pairs>(u, which, step), clip);
-      }
-      if (args.outputs.membrane != nullptr) store_neurons(args.outputs.membrane + offset, h, thread, neurons, packets);
-      if (args.outputs.spikes != nullptr) {
-        float seen[lane_neurons], spikes[lane_neurons];
-#pragma unroll
-        for (int which = 0; which < lane_neurons; ++which) seen[which] = h[which];
-        if constexpr (!Plain) {
-          if (args.dropout.seed != nullptr) drop_out(seen, args, offset, thread, packets);
-        }
-#pragma unroll
-        for (int which = 0; which < lane_neurons; ++which) {
-          spikes[which] = spike(seen[which] - threshold[which]) ? gain[which] : 0.0f;
-        }
-        store_neurons(args.outputs.spikes + offset, spikes, thread, neurons, packets);
-      }
-      offset += args.N * args.H;
-    }
-  }
-  if (args.outputs.final_membrane != nullptr && t0 + steps == own) {
-    float* const last = args.outputs.final_membrane + n * args.H + thread.first_neuron;
-#pragma unroll
-    for (int which = 0; which < lane_neurons; ++which) {
-      const int neuron = thread.warp_row * warp_neurons + neuron_of<Scalar>(thread.group, which);
-      if (neuron < neurons) last[neuron] = h[which];
-    }
-  }
-}
-
-// Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers. In TF32 a
-// narrow tile's third block would cost four spilled registers on compute capability 9.0.
+// Two blocks a multiprocessor with wide tiles, three with narrow ones: what the accumulators leave of the registers. A third
+// block of narrow tiles in TF32 would cost a spilled register.
 template <typename Scalar, int Pairs, bool Plain>
 __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Scalar) == 4 ? 2 : 3)
     project_scan_kernel(const ProjectScan<Scalar> args, const ProjectTiles tiles, const Access access,
@@ -272,14 +77,15 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Sc
   // elements the rows of one i after the other are two neurons apart, and 64 from the fourth to the fifth; with 32-bit
   // ones every second i is 32 apart, so that the even ones are copied first.
   constexpr bool whole_packets = sizeof(Scalar) == 2;
+  const int piece_offset = static_cast<int>(threadIdx.x) % pieces * piece_bytes;
   const auto weight_source = [&] {
     constexpr int step = whole_packets ? 2 : 32, half = whole_packets ? 64 : 2;
     const std::int64_t h = thread.first_neuron + neuron_of_row<Scalar>(static_cast<int>(threadIdx.x) / pieces);
-    const auto* const base = reinterpret_cast<const unsigned char*>(args.weight);
+    const auto* const base = reinterpret_cast<const unsigned char*>(args.weight) + piece_offset;
     const std::int64_t stride = args.weight_row * static_cast<std::int64_t>(sizeof(Scalar));
     return CopySource{{base + h * stride, base + (h + half) * stride},
                       step * stride,
-                      {below(h, step, args.H, 4), below(h + half, step, args.H, 4)}};
+                      below(h, step, args.H, 4) + 16 * below(h + half, step, args.H, 4)};
   };
   // Column p of the product: of the warp's 8 Pairs columns, fragment j and column c of it are run c / 2 of the warp's
   // four, and step 2 j + c % 2 of that run. From one i to the next a run goes on by four steps; the second half of a
@@ -288,31 +94,45 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Sc
     constexpr int half = columns / rows_at_once / 2;
     const int first = static_cast<int>(threadIdx.x) / pieces;
     CopySource source;
+    source.there = 0;
     source.stride = 4 * args.x_step * static_cast<std::int64_t>(sizeof(Scalar));
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int run = first % 8 / 2 + 4 * h;
       const std::int64_t n = thread.row_of(run);
-      const std::int64_t t = tile * tiles.steps() + thread.place_in_time(run) * (2 * Pairs) + first / 8 * 2 + first % 2;
-      source.half[h] = reinterpret_cast<const unsigned char*>(args.x + t * args.x_step + n * args.x_row);
-      source.there[h] = n < args.N ? below(t, 4, args.T, half) : 0;
+      const std::int64_t t =
+          (tile << thread.steps_shift<Pairs>()) + thread.place_in_time(run) * (2 * Pairs) + first / 8 * 2 + first % 2;
+      source.half[h] = reinterpret_cast<const unsigned char*>(args.x + t * args.x_step + n * args.x_row) + piece_offset;
+      source.there += n < args.N ? below(t, 4, args.T, half) << 4 * h : 0;
     }
     return source;
   };
-  const auto copy = [&](std::int64_t tile, int k_slice, int slot, bool with_weight) {
+  const auto copy = [&](const CopySource& x, int k_slice, int slot, bool with_weight) {
     if (with_weight) {
       unsigned char* const to = shared.weight + (tiles.weights_resident ? k_slice : slot) * neurons * k_slice_bytes;
       copy_k_slice<Scalar, neurons>(to, access.weight, k_slice, row_bytes, args.weight, weight_source(),
                                     [](int i) { return whole_packets ? i : i % 4 * 2 + i / 4; });
     }
-    copy_k_slice<Scalar, columns>(shared.x + slot * columns * k_slice_bytes, access.x, k_slice, row_bytes, args.x,
-                                  x_source(tile), [](int i) { return i; });
+    copy_k_slice<Scalar, columns>(shared.x + slot * columns * k_slice_bytes, access.x, k_slice, row_bytes, args.x, x,
+                                  [](int i) { return i; });
+  };
+  // Waits count groups of copies, and the instruction takes a constant. Empty groups behind those of each slot make the
+  // count the same for every number of stages.
+  const auto end_slots = [&] {
+    commit_copies();
+    commit_copies_if(tiles.stages < 4);
+    commit_copies_if(tiles.stages < 3);
+    commit_copies_if(tiles.stages == 1);
   };
   const auto begin = [&](std::int64_t tile, bool with_weight) {
-    for (int k_slice = 0; k_slice < tiles.stages; ++k_slice) {
-      copy(tile, k_slice, k_slice, with_weight);
+    const CopySource x = x_source(tile);
+#pragma unroll 1
+    for (int k_slice = 0;; ++k_slice) {
+      copy(x, k_slice, k_slice, with_weight);
+      if (k_slice + 1 == tiles.stages) break;
       commit_copies();
     }
+    end_slots();
   };
 
   bool with_weight = true;
@@ -325,23 +145,27 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Sc
 #pragma unroll
       for (int step = 0; step < 2 * Pairs; ++step) at<Pairs>(u, which, step) = bias;
     }
-    int slot = 0;
-    for (int k_slice = 0; k_slice < k_slices; ++k_slice) {
+    const CopySource x = x_source(tile);  // kept in registers from its first copies on, it would cost the scan its own
+    int slot = 0, k_slice = 0;
+    do {
       // The slots were filled at once before the first k-slice, and are refilled one a k-slice from the second on.
-      wait_copies(k_slice == 0 ? tiles.stages - 1 : tiles.stages - 2);
+      if (k_slice == 0) {
+        wait_copies<ProjectTiles::max_stages - 1>();
+      } else {
+        wait_copies<ProjectTiles::max_stages - 2>();
+      }
       __syncthreads();  // every thread's part of the k-slice is there, and everyone has left the one before it
+      KSlice<Scalar, Pairs> product(shared.weight + (tiles.weights_resident ? k_slice : slot) * neurons * k_slice_bytes,
+                                    shared.x + slot * columns * k_slice_bytes, thread);
       if (k_slice > 0) {
         const int ahead = k_slice + tiles.stages - 1;
-        if (ahead < k_slices) copy(tile, ahead, slot == 0 ? tiles.stages - 1 : slot - 1, with_weight);
-        commit_copies();  // an empty group where there was nothing: waits count groups
+        if (ahead < k_slices) copy(x, ahead, slot == 0 ? tiles.stages - 1 : slot - 1, with_weight);
+        end_slots();
       }
       const std::int64_t left = row_bytes - static_cast<std::int64_t>(k_slice) * k_slice_bytes;
-      const int steps = static_cast<int>(left < k_slice_bytes ? (left + step_bytes - 1) / step_bytes : 4);
-      multiply_k_slice<Scalar, Pairs>(
-          u, shared.weight + (tiles.weights_resident ? k_slice : slot) * neurons * k_slice_bytes,
-          shared.x + slot * columns * k_slice_bytes, steps, thread);
+      product.add_to(u, static_cast<int>(left < k_slice_bytes ? (left + step_bytes - 1) / step_bytes : 4));
       slot = slot + 1 == tiles.stages ? 0 : slot + 1;
-    }
+    } while (++k_slice < k_slices);
     with_weight = !tiles.weights_resident;
 
     if (split && threadIdx.x == 0) *shared.ticket = atomicAdd(book.ticket + thread.team, 1u);
@@ -352,7 +176,11 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Sc
     if (next < time_tiles) begin(next, with_weight);
     carry_into_runs<Pairs>(args, tiles, shared, thread, tile, tiling, book);
     __syncthreads();  // every run's carry is there
-    replay_run<Plain, Scalar, Pairs>(u, args, tiles, shared, thread, tile, access.packets, clip);
+    if (access.packets) {
+      replay_run<Plain, true, Scalar, Pairs>(u, args, tiles, shared, thread, tile, clip);
+    } else {
+      replay_run<Plain, false, Scalar, Pairs>(u, args, tiles, shared, thread, tile, clip);
+    }
     if (next >= time_tiles) return;
     tile = next;
   }

@@ -61,11 +61,11 @@ __device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned cha
 
 // Where one thread copies an operand's rows from. It has Rows / 16 of them, half behind each of two addresses, a constant
 // stride apart, so that a copy costs an addition and not the way from its row to a neuron or to a time step and batch row.
-// Rows past the first `there` of a half are rows of zeros.
+// Found once a tile, it leaves a k-slice nothing but additions.
 struct CopySource {
-  const unsigned char* half[2];
-  std::int64_t stride;  // bytes
-  int there[2];
+  const unsigned char* half[2];  // the thread's piece of the first k-slice
+  std::int64_t stride;           // bytes
+  int there;  // rows of the first half, and 16 times those of the second; past them are rows of zeros
 };
 
 // How many of `count` indices first, first + step, ... lie below the limit.
@@ -77,43 +77,52 @@ __device__ __forceinline__ int below(std::int64_t first, int step, std::int64_t 
 
 inline constexpr int rows_at_once = ProjectTiles::threads / pieces;  // a multiple of 8: the place within a row stays
 
-// One k-slice of Rows rows into a slot; row_of(i) is the row of the thread's copy i.
-template <typename Scalar, int Rows, int Bytes, typename RowOf>
+// One k-slice of Rows rows into a slot; row_of(i) is the row of the thread's copy i. Whole: every piece is there.
+template <typename Scalar, int Rows, int Bytes, bool Whole, typename RowOf>
 __device__ __forceinline__ void copy_rows(unsigned char* slot, std::int64_t k_slice, std::int64_t row_bytes,
                                           const Scalar* fallback, const CopySource& source, const RowOf& row_of) {
   constexpr int count = Rows / rows_at_once;
   const int piece = static_cast<int>(threadIdx.x) % pieces, first = static_cast<int>(threadIdx.x) / pieces;
-  const std::int64_t offset = k_slice * k_slice_bytes + piece * piece_bytes;
-  const std::int64_t left = row_bytes - offset;
-  const int whole = left <= 0 ? 0 : left < piece_bytes ? static_cast<int>(left) : piece_bytes;
+  const std::int64_t offset = k_slice * k_slice_bytes;
+  const std::int64_t left = row_bytes - offset - piece * piece_bytes;
+  const int valid = left >= piece_bytes ? piece_bytes : left <= 0 ? 0 : static_cast<int>(left);
   unsigned char* const to = slot + first * k_slice_bytes + (piece ^ (first % pieces)) * piece_bytes;
   const unsigned char* low = source.half[0] + offset;
   const unsigned char* high = source.half[1] + offset;
-  const int low_there = whole > 0 ? source.there[0] : 0, high_there = whole > 0 ? source.there[1] : 0;
-#pragma unroll(Bytes == piece_bytes ? count : 1)  // narrower copies are rare, and their code need not be large
+#pragma unroll(Whole || Bytes == 16 ? count : 1)  // narrower copies are rare, and their code need not be large
   for (int i = 0; i < count; ++i) {
     const bool second = i >= count / 2;
-    const bool there = second ? i - count / 2 < high_there : i < low_there;
-    copy_piece<Scalar, Bytes>(to + row_of(i) * rows_at_once * k_slice_bytes, second ? high : low, there ? whole : 0,
-                              reinterpret_cast<const unsigned char*>(fallback));
+    unsigned char* const to_row = to + row_of(i) * rows_at_once * k_slice_bytes;
+    const unsigned char* const from = second ? high : low;
+    if constexpr (Whole) {
+      for (int at = 0; at < piece_bytes; at += Bytes) copy_async<Bytes>(to_row + at, from + at, Bytes);
+    } else {
+      const bool there = second ? i - count / 2 < source.there / 16 : i < source.there % 16;
+      copy_piece<Scalar, Bytes>(to_row, from, there ? valid : 0, reinterpret_cast<const unsigned char*>(fallback));
+    }
     (second ? high : low) += source.stride;
   }
 }
 
 template <typename Scalar, int Rows, typename RowOf>
-__device__ __forceinline__ void copy_k_slice(unsigned char* slot, int access, std::int64_t k_slice,
-                                             std::int64_t row_bytes, const Scalar* fallback, const CopySource& source,
-                                             const RowOf& row_of) {
-  switch (access) {
-    case 16:
-      return copy_rows<Scalar, Rows, 16>(slot, k_slice, row_bytes, fallback, source, row_of);
-    case 8:
-      return copy_rows<Scalar, Rows, 8>(slot, k_slice, row_bytes, fallback, source, row_of);
-    case 4:
-      return copy_rows<Scalar, Rows, 4>(slot, k_slice, row_bytes, fallback, source, row_of);
-    default:
-      return copy_rows<Scalar, Rows, static_cast<int>(sizeof(Scalar))>(slot, k_slice, row_bytes, fallback, source,
-                                                                       row_of);
+__device__ __forceinline__ void copy_k_slice(unsigned char* slot, int access, int k_slice, std::int64_t row_bytes,
+                                             const Scalar* fallback, const CopySource& source, const RowOf& row_of) {
+  constexpr int all = 17 * (Rows / rows_at_once / 2);
+  if (source.there == all && access >= 8 && k_slice < row_bytes / k_slice_bytes) {
+    if (access == 16) {
+      copy_rows<Scalar, Rows, 16, true>(slot, k_slice, row_bytes, fallback, source, row_of);
+    } else {
+      copy_rows<Scalar, Rows, 8, true>(slot, k_slice, row_bytes, fallback, source, row_of);
+    }
+  } else if (access == 16) {
+    copy_rows<Scalar, Rows, 16, false>(slot, k_slice, row_bytes, fallback, source, row_of);
+  } else if (access == 8) {
+    copy_rows<Scalar, Rows, 8, false>(slot, k_slice, row_bytes, fallback, source, row_of);
+  } else if (access == 4) {
+    copy_rows<Scalar, Rows, 4, false>(slot, k_slice, row_bytes, fallback, source, row_of);
+  } else {
+    copy_rows<Scalar, Rows, static_cast<int>(sizeof(Scalar)), false>(slot, k_slice, row_bytes, fallback, source,
+                                                                     row_of);
   }
 }
 
@@ -148,11 +157,14 @@ struct Thread {
   __device__ __forceinline__ std::int64_t row_of(int run) const { return first_row + (run >> time_shift); }
   __device__ __forceinline__ int place_in_time(int run) const { return run & (time_runs - 1); }
 
-  // As ProjectTiles has it: a tile's steps are a power of two.
+  // As ProjectTiles has them; a tile's steps are a power of two.
+  template <int Pairs>
+  __device__ __forceinline__ int steps_shift() const {
+    return time_shift + (Pairs == 8 ? 4 : 3);
+  }
   template <int Pairs>
   __device__ __forceinline__ std::int64_t time_tiles(std::int64_t T) const {
-    const int shift = time_shift + (Pairs == 8 ? 4 : 3);
-    return (T + (std::int64_t{1} << shift) - 1) >> shift;
+    return (T + (std::int64_t{1} << steps_shift<Pairs>()) - 1) >> steps_shift<Pairs>();
   }
 };
 
@@ -196,40 +208,71 @@ __device__ __forceinline__ float& at(Accumulators<Pairs>& u, int which, int step
   return u[which / 2][step / 2][which % 2 * 2 + step % 2];
 }
 
-// Adds the product of one k_slice. steps: matrix instructions' worth of k that it holds, at most four.
+// The product of one k-slice, whose operands are loaded ahead of their use: the weights of a step while the step before it
+// multiplies, x a pair of fragments ahead. A load takes some thirty clocks, and a warp may have its scheduler to itself. Steps
+// past the last column multiply zeros: without a condition the slice is straight code, in which loads can be moved.
 template <typename Scalar, int Pairs>
-__device__ __forceinline__ void multiply_k_slice(Accumulators<Pairs>& u, const unsigned char* weight,
-                                                 const unsigned char* x, int steps, const Thread& thread) {
-  const int lane = thread.lane;
-  const int a_row = thread.warp_row * warp_neurons + lane % 16;
-  const int b_row = thread.warp_column * 8 * Pairs + lane % 8 + lane / 16 * 8;
-  const int a_offset = a_row * k_slice_bytes + ((lane / 16) ^ (lane % 8)) * piece_bytes;
-  const int b_offset = b_row * k_slice_bytes + ((lane / 8 % 2) ^ (lane % 8)) * piece_bytes;
+class KSlice {
+  static constexpr int steps = k_slice_bytes / step_bytes;
+  // Sets of fragments. There are registers for two of the weights beside a wide tile alone: three blocks with narrow ones share
+  // a multiprocessor's. There the steps are separate, by a condition, too: the compiler would load all of the slice at once.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 890
+  static constexpr bool ahead = Pairs == 8 && sizeof(Scalar) == 2;  // it does, and spills, in wide tiles of TF32
+#else
+  static constexpr bool ahead = Pairs == 8;
+#endif
+  static constexpr int a_sets = ahead ? 2 : 1, b_sets = Pairs == 8 || sizeof(Scalar) == 2 ? 2 : 1;
+
+  const unsigned char *weight_, *x_;
+  int a_offset_, b_offset_;
+  Fragment a_[a_sets][4][4], b_[b_sets][4];
+
+  __device__ __forceinline__ void load_weight(int step) {
+    const unsigned char* const from = weight_ + (a_offset_ ^ (step * step_bytes));
 #pragma unroll
-  for (int step = 0; step < k_slice_bytes / step_bytes; ++step) {
-    if (step < steps) {
-      const unsigned char* const a_from = weight + (a_offset ^ (step * step_bytes));
-      const unsigned char* const b_from = x + (b_offset ^ (step * step_bytes));
-      Fragment a[4][4];
+    for (int i = 0; i < 4; ++i) load_matrices(a_[step % a_sets][i], from + i * 16 * k_slice_bytes);
+  }
+  // The k-slice's n-th pair of fragments of x, Pairs / 2 of them a step.
+  __device__ __forceinline__ void load_x(int n) {
+    const int step = n / (Pairs / 2), j = n % (Pairs / 2) * 2;
+    load_matrices(b_[n % b_sets], x_ + (b_offset_ ^ (step * step_bytes)) + j * 8 * k_slice_bytes);
+  }
+
+ public:
+  // Starts the first loads.
+  __device__ __forceinline__ KSlice(const unsigned char* weight, const unsigned char* x, const Thread& thread)
+      : weight_(weight), x_(x) {
+    const int lane = thread.lane;
+    const int a_row = thread.warp_row * warp_neurons + lane % 16;
+    const int b_row = thread.warp_column * 8 * Pairs + lane % 8 + lane / 16 * 8;
+    a_offset_ = a_row * k_slice_bytes + ((lane / 16) ^ (lane % 8)) * piece_bytes;
+    b_offset_ = b_row * k_slice_bytes + ((lane / 8 % 2) ^ (lane % 8)) * piece_bytes;
+    if constexpr (a_sets == 2) load_weight(0);
+    if constexpr (b_sets == 2) load_x(0);
+  }
+
+  // count: matrix instructions' worth of k that the slice holds, at most four.
+  __device__ __forceinline__ void add_to(Accumulators<Pairs>& u, int count) {
+#pragma unroll
+    for (int n = 0; n < steps * Pairs / 2; ++n) {
+      const int step = n / (Pairs / 2), j = n % (Pairs / 2) * 2;
+      if (!ahead && j == 0 && step >= count) return;
+      if (n + b_sets - 1 < steps * Pairs / 2) load_x(n + b_sets - 1);
+      if (j == 0 && step + a_sets - 1 < steps) load_weight(step + a_sets - 1);
+      if (j == 0) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) round_operand<Scalar>(a_[step % a_sets][i]);
+      }
+      Fragment(&b)[4] = b_[n % b_sets];
+      round_operand<Scalar>(b);
+      const Fragment left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        load_matrices(a[i], a_from + i * 16 * k_slice_bytes);
-        round_operand<Scalar>(a[i]);
-      }
-#pragma unroll
-      for (int j = 0; j < Pairs; j += 2) {
-        Fragment b[4];
-        load_matrices(b, b_from + j * 8 * k_slice_bytes);
-        round_operand<Scalar>(b);
-        const Fragment left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          multiply(Scalar(), u[i][j], a[i], left);
-          multiply(Scalar(), u[i][j + 1], a[i], right);
-        }
+        multiply(Scalar(), u[i][j], a_[step % a_sets][i], left);
+        multiply(Scalar(), u[i][j + 1], a_[step % a_sets][i], right);
       }
     }
   }
-}
+};
 
 }  // namespace leakypar::cuda

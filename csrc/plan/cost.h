@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 
 #include "project.h"
 #include "scan.h"
@@ -24,25 +25,39 @@ inline constexpr double clear_start = 2.0;     // the same, of clearing the look
 inline constexpr double chain_start = 1.0;     // the first carry of a look-back scan, and each look-back over 32 tiles
 inline constexpr double look_back = 1.5;       // after it
 inline constexpr double memory_latency = 0.7;  // under load
-inline constexpr double copied_share = 0.9;    // of the memory's bandwidth, that a copy reaches
-inline constexpr double shared_bytes = 128.0;  // a clock and multiprocessor
-inline constexpr double cache_bytes = 24.0;    // a clock and multiprocessor, when all of them ask
-inline constexpr double most_cache_bytes = 64.0;   // when few do
-inline constexpr double lanes = 128.0;             // instructions a clock and multiprocessor, counted by lanes
-inline constexpr double scan_instructions = 12.0;  // an element, for compose and replay
-inline constexpr double alone = 1.5;               // how much longer a scan takes on four warps than on eight
+inline constexpr double copied_share = 0.87;   // of the memory's bandwidth, that a copy reaches
+inline constexpr double cache_bytes = 27.5;    // a clock and multiprocessor, when all of them ask
+inline constexpr double most_cache_bytes = 64.0;  // when few do
+inline constexpr double narrow_copy_clocks =
+    12.0;  // of each copy of four bytes or fewer: they have a loop of their own
 
 // Multiply-adds of 16-bit operands a clock and multiprocessor; TF32 has half. mma: by mma.sync, as project_scan does; vendor:
-// what the vendor's products reach. Compute capability 9.0 as docs/kernels.md says, the others by their data sheets.
+// what the vendor's products reach. tools/chip.py has the source for compute capability 9.0; the others are by their data
+// sheets, GeForce cards with sums in float32.
 struct MatrixRates {
   double mma, vendor;
 };
 
 inline MatrixRates matrix_rates(std::int64_t capability) {
-  if (capability >= 120) return {460.0, 460.0};
-  if (capability >= 100) return {1229.0, 3400.0};
-  if (capability >= 90) return {1229.0, 1705.0};
-  return capability == 80 ? MatrixRates{920.0, 920.0} : MatrixRates{460.0, 460.0};
+  if (capability >= 120) return {256.0, 256.0};
+  if (capability >= 100) return {1331.0, 3400.0};
+  if (capability >= 90) return {1331.0, 1705.0};
+  return capability == 80 ? MatrixRates{920.0, 920.0} : MatrixRates{256.0, 256.0};
+}
+
+// A tile's clocks on a multiprocessor that has so many blocks of project_scan at once, a tile of each in turn: of a k-slice,
+// and of all but the k-slices. As `make simulate` prints them for compute capability 9.0.
+struct TileClocks {
+  double slice, rest;
+};
+
+inline TileClocks tile_clocks(bool wide, bool tf32, std::int64_t at_once) {
+  // [TF32][wide][at_once - 1]
+  constexpr TileClocks simulated[2][2][3] = {
+      {{{1162, 5792}, {711, 3405}, {521, 2797}}, {{1446, 7778}, {983, 3980}}},
+      {{{2313, 5812}, {1246, 3393}}, {{1449, 7657}, {986, 4741}}},
+  };
+  return simulated[tf32][wide][std::clamp<std::int64_t>(at_once, 1, wide || tf32 ? 2 : 3) - 1];
 }
 
 inline double ceil_divide(std::int64_t a, std::int64_t b) { return static_cast<double>((a + b - 1) / b); }
@@ -65,34 +80,34 @@ inline Cost project_scan_cost(const Workload& work, const DeviceFacts& device, c
   const double columns = tiles.columns(), row_bytes = static_cast<double>(C * element_bytes);
   const auto slices = static_cast<double>(std::max<std::int64_t>(ProjectTiles::k_slices(C, element_bytes), 1));
 
-  // Clocks of one tile. A warp of the four loads 64 rows of weights and half the columns of each slice; what it issues for
-  // one is matrix loads, matrix instructions and, in TF32, three instructions to round each register.
-  const double neurons = ProjectTiles::neurons, slice = ProjectTiles::k_slice_bytes, pairs = tiles.pairs();
-  const double matrix =
-      neurons * columns * slices * slice / element_bytes / (matrix_rates(device.capability).mma / (tf32 ? 2 : 1));
-  const double issue = 4 * slices * (4 + pairs / 2 + 4 * pairs + (tf32 ? 3 * (16 + 2 * pairs) : 0));
-  const double copied = columns + (tiles.weights_resident ? 0.0 : neurons);
-  const double shared = slices * slice * (4 * (neurons / 2 + columns / 2) + copied) / shared_bytes;
-  const double scan = scan_instructions * neurons * columns / lanes;
-  const std::int64_t count = tiles.teams(N, H) * tiles.time_tiles(T);
-  const auto multiprocessors = static_cast<double>(device.multiprocessors);
-  const double asking = std::min<double>(multiprocessors, static_cast<double>(count));
-  const double cache = (copied * row_bytes + neurons * columns * element_bytes) /
-                       std::min(most_cache_bytes, cache_bytes * multiprocessors / asking);
-
-  // Two blocks on a multiprocessor overlap one's product with the other's scan.
+  const double neurons = ProjectTiles::neurons, slice = ProjectTiles::k_slice_bytes;
   const std::int64_t blocks = tiles.teams(N, H) * tiles.time_blocks;
   const std::int64_t at_once = std::min<std::int64_t>(resident_blocks(tiles, work, device),
                                                       (blocks + device.multiprocessors - 1) / device.multiprocessors);
-  const Term product = longest({{matrix, "matrix instructions"},
-                                {shared, "shared memory"},
-                                {issue, "instructions of the product"},
-                                {cache, "second-level cache"}});
-  const Term tile =
-      at_once > 1 ? longest({product, {scan, "scan"}}) : Term{product.amount + alone * scan, "product, then scan"};
-  const double walked = ceil_divide(tiles.time_tiles(T), tiles.time_blocks) *
-                        ceil_divide(blocks, device.multiprocessors) * tile.amount * 1e3 /
-                        static_cast<double>(device.clock_khz);
+
+  // Clocks of one tile. A slower matrix unit than the simulated one is what a k-slice waits for.
+  const TileClocks simulated = tile_clocks(tiles.wide, tf32, at_once);
+  const double matrix = neurons * columns * slice / static_cast<double>(element_bytes) /
+                        (matrix_rates(device.capability).mma / (tf32 ? 2 : 1));
+  const double copied = columns + (tiles.weights_resident ? 0.0 : neurons);
+  const std::int64_t copy_bytes = (C * element_bytes) % 4 == 0 ? 4 : element_bytes;
+  const bool narrow = (C * element_bytes) % 8 != 0;
+  const double copying =
+      narrow ? copied * slice / static_cast<double>(copy_bytes * ProjectTiles::threads) * narrow_copy_clocks : 0.0;
+  const std::int64_t count = tiles.teams(N, H) * tiles.time_tiles(T);
+  const auto multiprocessors = static_cast<double>(device.multiprocessors);
+  const double asking = std::min<double>(multiprocessors, static_cast<double>(count));
+  const double share = std::min(most_cache_bytes, cache_bytes * multiprocessors / asking);
+  const double cache = (copied * row_bytes + neurons * columns * static_cast<double>(element_bytes)) / share;
+  const double product = slices * (std::max(simulated.slice, matrix) + copying);
+  const Term tile = longest(
+      {{product + simulated.rest, product > simulated.rest ? "product" : "scan"}, {cache, "second-level cache"}});
+
+  // Weights that stay come once a block, before there is anything to multiply.
+  const double weights = tiles.weights_resident ? neurons * row_bytes / share : 0.0;
+  const double of_block = ceil_divide(tiles.time_tiles(T), tiles.time_blocks) * tile.amount + weights;
+  const double walked =
+      ceil_divide(blocks, device.multiprocessors) * of_block * 1e3 / static_cast<double>(device.clock_khz);
   const double moved = (static_cast<double>(T * N) * (row_bytes + static_cast<double>(H * element_bytes)) +
                         static_cast<double>(H) * row_bytes) /
                        (copied_share * static_cast<double>(device.bytes_per_second)) * 1e6;
@@ -101,6 +116,16 @@ inline Cost project_scan_cost(const Workload& work, const DeviceFacts& device, c
       split ? clear_start + chain_start + look_back * static_cast<double>(tiles.time_tiles(T)) / 32 : 0.0;
   const Term most = longest({{walked, tile.name}, {moved, "memory"}, {kernel_start + chain, "launch and chain"}});
   return {std::max(walked, moved) + kernel_start + chain, most.name};
+}
+
+// Tiles of the width that should take less time; wide ones where that is equal, or the device's rates are not known.
+inline std::optional<ProjectTiles> choose_tiles(const Workload& work, const DeviceFacts& device) {
+  const auto wide = tiles_of_width(true, work, device), narrow = tiles_of_width(false, work, device);
+  if (!wide || !narrow) return wide ? wide : narrow;
+  const auto microseconds = [&](const ProjectTiles& tiles) {
+    return project_scan_cost(work, device, tiles).microseconds;
+  };
+  return microseconds(*narrow) < microseconds(*wide) ? narrow : wide;
 }
 
 inline Cost chunked_cost(const Workload& work, const DeviceFacts& device, Method scan, std::int64_t gemm_chunk) {
@@ -140,6 +165,19 @@ inline Cost chunked_cost(const Workload& work, const DeviceFacts& device, Method
   const double starts = 2 * kernel_start + chain;
   const Term most = longest({product, scanned, {starts, "launches and chain"}});
   return {chunks * (product.amount + scanned.amount + starts), most.name};
+}
+
+// Microseconds that a backward saves by scanning and multiplying `steps` at a time, by the sequential scan. The projection's
+// gradient is written once and read by two products: through the cache instead of memory, where a chunk of it stays there and
+// the whole does not; each chunk more starts three kernels.
+inline double backward_saving(const Workload& work, const DeviceFacts& device, std::int64_t steps) {
+  using namespace cost;
+  const double bytes = static_cast<double>(work.T * work.N * work.H * work.element_bytes());
+  if (bytes <= static_cast<double>(device.cache_bytes) / 2) return 0.0;
+  const double memory = copied_share * static_cast<double>(device.bytes_per_second) * 1e-6;
+  const double cache = cache_bytes * static_cast<double>(device.multiprocessors * device.clock_khz) * 1e-3;
+  const double starts = 3 * kernel_start * (ceil_divide(work.T, steps) - 1);
+  return 3 * bytes * (1 / memory - 1 / cache) - starts;
 }
 
 }  // namespace leakypar

@@ -111,8 +111,8 @@ inline bool has_project_scan(const Workload& work, const DeviceFacts& device) {
 }
 
 // Half the cache for the projection of one chunk: the other half holds the weights, the inputs that stream past and
-// what is being written. A GPU's backward takes the sequence whole: two large products are worth more there than a
-// gradient that is read from the cache. Where a device's facts are not known, project_scan is not chosen.
+// what is being written. A GPU's backward takes the sequence whole, unless its chunks save more than they cost. Where a device's
+// facts are not known, project_scan is not chosen.
 inline Plan make_plan(const Workload& work, const DeviceFacts& device, const Request& asked = {}) {
   check(asked);
   const bool can_project = has_project_scan(work, device);
@@ -125,6 +125,9 @@ inline Plan make_plan(const Workload& work, const DeviceFacts& device, const Req
       asked.forward.value_or(scan), asked.backward.value_or(scan), in_cache, device.is_cpu() ? in_cache : T, {}};
 
   const bool facts_known = device.clock_khz > 0 && device.bytes_per_second > 0;
+  if (facts_known && plan.backward == Method::sequential && backward_saving(work, device, in_cache) > 0) {
+    plan.backward_gemm_chunk = in_cache;
+  }
   if (!asked.forward && !asked.recompute && can_project && facts_known) {
     const auto tiles = choose_tiles(work, device);
     const auto projected = [&] { return project_scan_cost(work, device, *tiles).microseconds; };

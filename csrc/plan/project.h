@@ -129,15 +129,4 @@ inline std::optional<ProjectTiles> tiles_of_width(bool wide, const Workload& wor
   return tiles;
 }
 
-// Of the width that leaves the busiest multiprocessor fewer columns to compute, and wide where that is equal.
-inline std::optional<ProjectTiles> choose_tiles(const Workload& work, const DeviceFacts& device) {
-  const auto busiest = [&](const ProjectTiles& tiles) {
-    const std::int64_t count = tiles.teams(work.N, work.H) * tiles.time_tiles(work.T);
-    return (count + device.multiprocessors - 1) / device.multiprocessors * tiles.columns();
-  };
-  const auto wide = tiles_of_width(true, work, device), narrow = tiles_of_width(false, work, device);
-  if (!wide || !narrow) return wide ? wide : narrow;
-  return busiest(*wide) <= busiest(*narrow) ? wide : narrow;
-}
-
 }  // namespace leakypar

@@ -31,8 +31,9 @@ __global__ void hand_over(unsigned* turn, int threads) {
   atomicAdd(turn, 1u);
 }
 
-// One block hands a value to another. The planted fault raises the flag before the value is there.
-template <bool ValueFirst>
+// One block hands a value to another. The planted faults: the flag is raised before the value is there, and the value is read
+// before the flag was seen.
+template <bool ValueFirst, bool WaitFirst>
 __global__ void publish(volatile unsigned* flag, volatile unsigned* value, unsigned* out) {
   if (blockIdx.x == 0) {
     if (ValueFirst) *value = 7;
@@ -42,8 +43,9 @@ __global__ void publish(volatile unsigned* flag, volatile unsigned* value, unsig
     __threadfence();
     if (!ValueFirst) *value = 7;
   } else {
+    const unsigned early = *value;
     while (*flag == 0) __nanosleep(32);
-    *out = *value;
+    *out = WaitFirst ? *value : early;
   }
 }
 
@@ -78,10 +80,10 @@ void run_hand_over() {
   turn.print();
 }
 
-template <bool ValueFirst>
+template <bool ValueFirst, bool WaitFirst>
 void run_publish() {
   planted::Array<unsigned> flag(1), value(1), out(1);
-  planted::launch(publish<ValueFirst>, 2, 1, 0, flag.data(), value.data(), out.data());
+  planted::launch(publish<ValueFirst, WaitFirst>, 2, 1, 0, flag.data(), value.data(), out.data());
   out.print();
 }
 
@@ -96,8 +98,9 @@ const planted::Register registered[] = {
     {"look-back", run_chain<true>},
     {"look-back-without-ticket", run_chain<false>},
     {"hand-over", run_hand_over},
-    {"publish", run_publish<true>},
-    {"publish-flag-first", run_publish<false>},
+    {"publish", run_publish<true, true>},
+    {"publish-flag-first", run_publish<false, true>},
+    {"publish-read-first", run_publish<true, false>},
     {"publish-by-warp", run_publish_by_warp<true>},
     {"publish-by-warp-without-meeting", run_publish_by_warp<false>},
 };
