@@ -28,15 +28,18 @@ from toolchain import Unavailable, find_cuda_toolkit
 
 NO_GPU = 2
 SECONDS = "{seconds}"  # in a command: 90% of the step's limit, for a program that can end by itself in time
-# The vendor's kernels are left out where only a kernel's own threads matter. The other two tools must see every write:
-# memory that an unwatched kernel has written would count as uninitialized.
+# The vendor's kernels are left out, but of the last tool, which must see every write: memory that an unwatched kernel
+# has written would count as uninitialized. It takes the longest, and comes last.
 OURS = ("--kernel-regex", "kns=leakypar")
-SANITIZERS = {"racecheck": OURS, "synccheck": OURS, "memcheck": (), "initcheck": ()}
+SANITIZERS = {"racecheck": OURS, "synccheck": OURS, "memcheck": OURS, "initcheck": ()}
 # Many channels, which the sequential scan takes, and few channels over a long time, which look_back splits.
 PROFILED = (("speech", "sequential"), ("streaming", "look_back"))
 # Rivals that need no compiler at every shape: the others would take the time of all.
 TIMED = "nn.RNN,nn.Linear,leakypar fused,snntorch LeakyParallel,spikingjelly"
-SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy", "WarpStateStats")
+SECTIONS = (
+    *("SpeedOfLight", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy"),
+    *("WarpStateStats", "SchedulerStats", "SourceCounters"),
+)
 NCU_SECTIONS = [argument for section in SECTIONS for argument in ("--section", section)]
 
 PROBE = """

@@ -736,8 +736,10 @@ def test_the_plan_of_the_gpu_run(
         assert f"--tool={tool}" in planned[tool].command
         assert list(planned[tool].command[-3:]) == ["-m", "sanitizer and cuda", "tests/test_every_kernel.py"]
         assert planned[tool].required
+        assert ("kns=leakypar" in planned[tool].command) == (tool != "initcheck")
     for shape, method in (("speech", "sequential"), ("streaming", "look_back")):
         assert list(planned[f"ncu-{shape}"].command[-2:]) == [method, "project_scan"]
+        assert {"SchedulerStats", "SourceCounters"} < set(planned[f"ncu-{shape}"].command)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
     chosen = next(step for step in gpu.plan_steps(h100, tmp_path) if step.name == "build")
     assert chosen.environment["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0a"
