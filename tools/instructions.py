@@ -29,7 +29,8 @@ class Loop(NamedTuple):
     """A scan and the instructions that it should need for one vector.
 
     Attributes:
-        scan: "forward" or "backward", and "+dropout" where the threshold sees the membrane through it.
+        scan: "forward" or "backward", and "+dropout" where the threshold sees the membrane through it, or
+            "+bounds" where there are two.
         dtype: of the elements.
         lanes: state values of a vector.
         instructions: predicted, for a vector.
@@ -43,17 +44,19 @@ class Loop(NamedTuple):
 
 # With dropout, a round of the generator is four multiplications, and four each of shuffles, shifts and exclusive ors
 # for eight counters, which are the words of four vectors; then the comparison, the factor, its product and what they
-# load and store. Forward: u + b, w h, their sum, relu (2), h - threshold, compare, select; u and w are loaded, h,
+# load and store. Forward: u + b, w h, their sum, the clamp (2), h - threshold, compare, select; u and w are loaded, h,
 # spikes and membrane stored. Backward: v, its square scaled (2), + 1, the quotient, gradient times gain times slope
-# (2), with two loads and a store; then g + r, relu' (2), w d_u, two sums and a product, with g, h and d_u's successor
-# loaded and five stores.
+# (2), with two loads and a store; then g + r, the derivative of relu (2; of two bounds 4), w d_u, two sums and a
+# product, with g, h and d_u's successor loaded and five stores.
 DROPOUT = 10 * 16 // 4 + 8
 LOOPS = [
     Loop("forward", "float32", 8, 8 + 2 + 3 + 3),
     Loop("forward", "float64", 4, 8 + 2 + 3 + 3),
     Loop("forward+dropout", "float32", 8, (8 + 2 + 3 + 3) + DROPOUT),
+    Loop("forward+bounds", "float32", 8, 8 + 2 + 3 + 3),
     Loop("backward", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
     Loop("backward", "float64", 4, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
+    Loop("backward+bounds", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3) + 2),
     Loop("backward+dropout", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3) + DROPOUT + 4),
 ]
 

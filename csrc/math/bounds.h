@@ -39,7 +39,8 @@ struct Clamp {
   }
 
   // The derivative at the membrane that this has left: 1 strictly between the bounds, and at NaN.
-  LEAKYPAR_HOST_DEVICE bool passes(Real h) const { return !(h <= lower || h >= upper); }
+  // Both comparisons are made: a branch between them would keep a loop from being vectorised.
+  LEAKYPAR_HOST_DEVICE bool passes(Real h) const { return !((h <= lower) | (h >= upper)); }
 };
 
 // The bounds (0, inf), which need no registers.
