@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any
 
@@ -10,90 +9,58 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import launch_plan, layer_operator, ops, surrogate, validation
+from . import layer_operator, ops, surrogate, validation
 from .batching import folded, mapped_inputs, one_by_one, size_of, unfolded
 from .lengths import beyond
-
-Kernel = tuple[int, float, float]
-"""A surrogate as the kernels take it: its kind and two parameters."""
 
 _GRAD = {name: 1 << bit for bit, name in enumerate(ops.GRADIENTS)}
 """The bit that asks the backward operator for a gradient."""
 
-NO_GRADIENT: Kernel = (surrogate.disabled.kind, 0.0, 0.0)
+_TENSORS = len(ops.Inputs._fields)
 
 
 class _Scan(torch.autograd.Function):
     """The operators joined: spikes, membrane, checkpoints and final membrane, an empty tensor for each not computed.
 
-    `taken` has the bits of the outputs that the caller takes. What the backward reads is an output too, so that the
-    transforms of torch.func see it. A gradient is None where no output that leads to it has one.
+    Its inputs are the tensors of `ops.Inputs`, one by one, the settings, and the bits of the outputs that the caller
+    takes. What the backward reads is an output too, so that the transforms of torch.func see it. A gradient is None
+    where no output that leads to it has one.
     """
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        decay: Tensor,
-        bias_ih: Tensor | None,
-        bias_hh: Tensor | None,
-        threshold: Tensor,
-        gain: Tensor,
-        initial_membrane: Tensor | None,
-        lengths: Tensor | None,
-        seed: Tensor | None,
-        bounds: ops.Bounds,
-        dropout: float,
-        kernel: Kernel | None,
-        taken: int,
-        interval: int | None,
-        request: launch_plan.Request,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return ops.forward(
-            x,
-            weight,
-            decay,
-            bias_ih,
-            bias_hh,
-            threshold,
-            gain,
-            initial_membrane,
-            lengths=lengths,
-            seed=seed,
-            bounds=bounds,
-            dropout=dropout,
-            outputs=taken | (ops.MEMBRANE if interval is None else ops.CHECKPOINTS),
-            request=request,
-            checkpoint_interval=interval,
-        )
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *tensors, settings, taken = arguments
+        kept = ops.MEMBRANE if settings.checkpoint_interval is None else ops.CHECKPOINTS
+        return ops.forward(ops.Inputs(*tensors), settings, taken | kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, *settings = inputs
-        bounds, dropout, kernel, taken, interval, request = settings
-        recompute = interval is not None
+        *tensors, settings, taken = inputs
+        given = ops.Inputs(*tensors)
+        recompute = settings.checkpoint_interval is not None
         spikes, membrane, checkpoints, final_membrane = output
         of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
         ctx.save_for_backward(  # what no gradient needs is not kept alive
-            x if of_weight or recompute else None,
-            weight if of_x or recompute else None,
-            decay,
-            bias_ih if recompute else None,
-            bias_hh if recompute else None,
-            threshold,
-            gain,
-            initial_membrane if of_decay or recompute else None,
-            lengths,
-            seed,
+            given.x if of_weight or recompute else None,
+            given.weight if of_x or recompute else None,
+            given.decay,
+            given.bias_ih if recompute else None,
+            given.bias_hh if recompute else None,
+            given.threshold,
+            given.gain,
+            given.initial_membrane if of_decay or recompute else None,
+            given.lengths,
+            given.seed,
             None if recompute else membrane,
             checkpoints if recompute else None,
         )
-        ctx.settings = bounds, dropout, kernel or NO_GRADIENT, taken, interval, request
-        ctx.dtypes = tuple(None if each is None else each.dtype for each in (bias_ih, bias_hh, initial_membrane))
+        ctx.settings, ctx.taken = settings, taken
+        of_state = given.bias_ih, given.bias_hh, given.initial_membrane
+        ctx.dtypes = tuple([None if each is None else each.dtype for each in of_state])
         ctx.set_materialize_grads(False)
 
         reaches_membrane = of_x or of_weight or of_decay or of_bias_ih or of_bias_hh or of_initial
-        passes = kernel is not None and kernel[0] != surrogate.disabled.kind
+        passes = _passes(settings)
         constant = [] if reaches_membrane else [membrane, checkpoints, final_membrane]
         if not (of_gain or (passes and (reaches_membrane or of_threshold))):
             constant.append(spikes)
@@ -101,12 +68,12 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        bounds, dropout, kernel, taken, interval, request = ctx.settings
+        settings, taken = ctx.settings, ctx.taken
         # torch.compile gives zeros for the gradient of an output that the caller never saw.
         seen = zip((ops.SPIKES, ops.MEMBRANE, ops.CHECKPOINTS, ops.FINAL_MEMBRANE), grad_outputs, strict=True)
         grad_spikes, grad_membrane, _, grad_final_membrane = (grad if taken & bit else None for bit, grad in seen)
         of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
-        through_spikes = grad_spikes is not None and kernel[0] != surrogate.disabled.kind
+        through_spikes = grad_spikes is not None and _passes(settings)
         wanted = 0
         if through_spikes or grad_membrane is not None or grad_final_membrane is not None:
             wanted = (
@@ -123,34 +90,15 @@ class _Scan(torch.autograd.Function):
         if not wanted:
             return (None,) * len(_SCAN_INPUTS)
 
-        x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, *kept = ctx.saved_tensors
-        membrane, checkpoints = kept
-        if lengths is not None and wanted & _GRAD["weight"]:
-            x = x.masked_fill(beyond(lengths, x.shape[0]), 0)  # no padding, NaN say, meets the zeros of d_u there
+        *tensors, membrane, checkpoints = ctx.saved_tensors
+        given = ops.Inputs(*tensors)
+        if given.lengths is not None and wanted & _GRAD["weight"]:
+            # No padding, NaN say, meets the zeros of d_u there.
+            given = given._replace(x=given.x.masked_fill(beyond(given.lengths, given.x.shape[0]), 0))
         # Where nothing differentiates the gradients in turn, the operator alone says the same in less time.
         run = _Gradients.forward if is_plain() and not torch.is_grad_enabled() else _Gradients.apply
         d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = run(
-            grad_spikes,
-            grad_membrane,
-            grad_final_membrane,
-            membrane,
-            checkpoints,
-            x,
-            weight,
-            decay,
-            bias_ih,
-            bias_hh,
-            threshold,
-            gain,
-            initial_membrane,
-            lengths,
-            seed,
-            bounds,
-            dropout,
-            kernel,
-            wanted,
-            interval,
-            request,
+            grad_spikes, grad_membrane, grad_final_membrane, membrane, checkpoints, *given, settings, wanted
         )
         bias_ih_dtype, bias_hh_dtype, initial_dtype = ctx.dtypes
         grads: dict[str, Tensor] = {}
@@ -159,15 +107,15 @@ class _Scan(torch.autograd.Function):
         if wanted & _GRAD["weight"]:
             grads["weight"] = d_weight
         if wanted & _GRAD["decay"]:
-            grads["decay"] = d_decay.to(decay.dtype)
+            grads["decay"] = d_decay.to(given.decay.dtype)
         if wanted & _GRAD["bias"] and of_bias_ih:
             grads["bias_ih"] = d_bias.to(bias_ih_dtype)
         if wanted & _GRAD["bias"] and of_bias_hh:
             grads["bias_hh"] = d_bias.to(bias_hh_dtype)
         if wanted & _GRAD["threshold"]:
-            grads["threshold"] = d_threshold.to(threshold.dtype)
+            grads["threshold"] = d_threshold.to(given.threshold.dtype)
         if wanted & _GRAD["gain"]:
-            grads["gain"] = d_gain.to(gain.dtype)
+            grads["gain"] = d_gain.to(given.gain.dtype)
         if wanted & _GRAD["initial_membrane"]:
             grads["initial_membrane"] = d_initial.to(initial_dtype)
         return tuple([grads.get(name) for name in _SCAN_INPUTS])
@@ -177,7 +125,8 @@ class _Scan(torch.autograd.Function):
         named = dict(zip(_SCAN_INPUTS, inputs, strict=True))
         mapped = mapped_inputs(_SCAN_INPUTS, in_dims, inputs)
         # The place of a checkpoint depends on the size of the batch, and what drops out on the place in it.
-        if named["seed"] is not None or named["interval"] is not None or mapped - {"x", "initial_membrane", "lengths"}:
+        recompute = named["settings"].checkpoint_interval is not None
+        if named["seed"] is not None or recompute or mapped - {"x", "initial_membrane", "lengths"}:
             return one_by_one(_Scan, info, in_dims, inputs)
         dims = dict(zip(_SCAN_INPUTS, in_dims, strict=True))
         B, N = info.batch_size, size_of(named["x"], dims["x"], 1)
@@ -208,52 +157,10 @@ class _Gradients(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        grad_spikes: Tensor | None,
-        grad_membrane: Tensor | None,
-        grad_final_membrane: Tensor | None,
-        membrane: Tensor | None,
-        checkpoints: Tensor | None,
-        x: Tensor | None,
-        weight: Tensor | None,
-        decay: Tensor,
-        bias_ih: Tensor | None,
-        bias_hh: Tensor | None,
-        threshold: Tensor,
-        gain: Tensor,
-        initial_membrane: Tensor | None,
-        lengths: Tensor | None,
-        seed: Tensor | None,
-        bounds: ops.Bounds,
-        dropout: float,
-        kernel: Kernel,
-        outputs: int,
-        interval: int | None,
-        request: launch_plan.Request,
-    ) -> tuple[Tensor, ...]:
-        return ops.backward(
-            grad_spikes,
-            grad_membrane,
-            grad_final_membrane,
-            membrane,
-            checkpoints,
-            x,
-            weight,
-            decay,
-            bias_ih,
-            bias_hh,
-            threshold,
-            gain,
-            initial_membrane,
-            kernel,
-            lengths=lengths,
-            seed=seed,
-            bounds=bounds,
-            dropout=dropout,
-            outputs=outputs,
-            request=request,
-            checkpoint_interval=interval,
-        )
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, settings, outputs = arguments
+        incoming, inputs = ops.Incoming(*tensors[:-_TENSORS]), ops.Inputs(*tensors[-_TENSORS:])
+        return ops.backward(incoming, inputs, settings, outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -289,30 +196,12 @@ class _Gradients(torch.autograd.Function):
 if ops.is_available("cpu"):
     layer_operator.register_derivative(_Scan)
 
-_SCAN_INPUTS = tuple(inspect.signature(_Scan.forward).parameters)
-_GRADIENTS_INPUTS = tuple(inspect.signature(_Gradients.forward).parameters)
+_SCAN_INPUTS = (*ops.Inputs._fields, "settings", "taken")
+_GRADIENTS_INPUTS = (*ops.Incoming._fields, *ops.Inputs._fields, "settings", "outputs")
 
 
-def scan(
-    x: Tensor,
-    weight: Tensor,
-    decay: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    threshold: Tensor,
-    gain: Tensor,
-    initial_membrane: Tensor | None,
-    lengths: Tensor | None,
-    seed: Tensor | None,
-    bounds: ops.Bounds,
-    dropout: float,
-    kernel: Kernel | None,
-    taken: int,
-    interval: int | None,
-    request: launch_plan.Request,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operators, with the autograd graph where a gradient can be asked for."""
-    tensors = x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane
+def scan(inputs: ops.Inputs, settings: ops.Settings, taken: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`ops.forward`, with the autograd graph where a gradient can be asked for; `taken` has the outputs' bits."""
     # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it. Inside
     # a transform of torch.func, a tensor that is mapped over says that it requires no gradient though it may.
     plain = is_plain()
@@ -320,22 +209,25 @@ def scan(
         not plain
         or validation.is_tracing()  # whose check of itself records no gradients
         or forward_ad._current_level >= 0
-        or (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors))
+        or (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs))
     ):
         if keeps_a_graph():
-            if interval is not None:
+            if settings.checkpoint_interval is not None:
                 warnings.warn(
                     "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
                 )
-            return layer_operator.layer(*tensors, lengths, seed, bounds, dropout, kernel or NO_GRADIENT, taken, request)
+            return layer_operator.layer(inputs, settings, taken)
         function = _ScanOfACall if plain and not torch.compiler.is_compiling() else _Scan
         results: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(  # type: ignore[no-untyped-call]
-            *tensors, lengths, seed, bounds, dropout, kernel, taken, interval, request
+            *inputs, settings, taken
         )
         return results
-    return ops.forward(
-        *tensors, lengths=lengths, seed=seed, bounds=bounds, dropout=dropout, outputs=taken, request=request
-    )
+    return ops.forward(inputs, settings._replace(checkpoint_interval=None), taken)
+
+
+def _passes(settings: ops.Settings) -> bool:
+    """Whether a gradient passes through the spikes."""
+    return settings.surrogate is not None and settings.surrogate[0] != surrogate.disabled.kind
 
 
 def keeps_a_graph() -> bool:

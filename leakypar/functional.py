@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import launch_plan, ops, surrogate, tuning, validation
-from .autograd import Kernel, is_plain, scan
+from .autograd import is_plain, scan
 from .lengths import beyond, check_lengths
 from .spikes_of_membrane import through_membrane
 
@@ -146,7 +146,7 @@ def run(
         initial_membrane = None if initial_membrane is None else initial_membrane.unsqueeze(0)
         lengths = None if lengths is None else lengths.unsqueeze(0)
 
-    kernel: Kernel | None = surrogate.kernel_of(spike_grad)
+    kernel = surrogate.kernel_of(spike_grad)
     in_kernel = kernel is not None
     if recompute and not in_kernel:
         raise ValueError(
@@ -160,26 +160,18 @@ def run(
     if return_state:
         taken |= ops.FINAL_MEMBRANE
     if _package.autotune and request == launch_plan.AUTOMATIC and not recompute and not torch.compiler.is_compiling():
-        tuning.at_first_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
+        tuning.at_first_call(ops.Inputs(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane))
     seed = torch.randint(2**63 - 1, (), device=x.device) if in_kernel and dropout > 0 else None
-    spikes, membrane, _, final_membrane = scan(
-        x,
-        weight,
-        decay,
-        bias_ih,
-        bias_hh,
-        threshold,
-        gain,
-        initial_membrane,
-        None if lengths is None else lengths.contiguous(),
-        seed,
+    lengths = None if lengths is None else lengths.contiguous()
+    inputs = ops.Inputs(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed)
+    settings = ops.Settings(
         (None if math.isinf(lower) else lower, None if math.isinf(upper) else upper),
         dropout,
         kernel,
-        taken,
         launch_plan.checkpoint_interval(x.shape[0], x.shape[1], dtype) if recompute else None,
         request,
     )
+    spikes, membrane, _, final_membrane = scan(inputs, settings, taken)
     in_pytorch = kernel is None
     if kernel is None:
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane

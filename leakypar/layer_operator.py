@@ -15,59 +15,19 @@ from torch import Tensor
 
 from . import launch_plan, ops
 
+COUNT = len(ops.Inputs._fields)
 
-def layer(
-    x: Tensor,
-    weight: Tensor,
-    decay: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    threshold: Tensor,
-    gain: Tensor,
-    initial_membrane: Tensor | None,
-    lengths: Tensor | None,
-    seed: Tensor | None,
-    bounds: ops.Bounds,
-    dropout: float,
-    surrogate: tuple[int, float, float],
-    outputs: int,
-    request: launch_plan.Request,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The outputs of `ops.forward`, with the membrane, which the backward reads.
 
-    Args:
-        x: as in `ops.forward`, and all that follow to `dropout`.
-        weight: see there.
-        decay: see there.
-        bias_ih: see there.
-        bias_hh: see there.
-        threshold: see there.
-        gain: see there.
-        initial_membrane: see there.
-        lengths: see there.
-        seed: see there.
-        bounds: see there.
-        dropout: see there.
-        surrogate: kind and two parameters, as in `ops.backward`.
-        outputs: the bits of the outputs that the caller takes.
-        request: what is forced of the plan.
-    """
+def layer(inputs: ops.Inputs, settings: ops.Settings, outputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The outputs of `ops.forward`, which has the same arguments, with the membrane, which the backward reads."""
+    request = settings.request
     results: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.leakypar.layer.default(
-        x,
-        weight,
-        decay,
-        bias_ih,
-        bias_hh,
-        threshold,
-        gain,
-        initial_membrane,
-        lengths,
-        seed,
-        *bounds,
-        dropout,
-        *surrogate,
+        *inputs,
+        *settings.bounds,
+        settings.dropout,
+        *(settings.surrogate or ops.NO_GRADIENT),
         outputs | ops.MEMBRANE,
-        ops.allow_tf32(x),
+        ops.allow_tf32(inputs.x),
         request.forward,
         request.gemm_chunk,
         request.tiles,
@@ -81,14 +41,14 @@ def register_derivative(scan: type[torch.autograd.Function]) -> None:
     """Gives the operator the derivative of `autograd._Scan`, whose inputs are those of `layer` above."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        tensors, (lower, upper, dropout, surrogate, p0, p1, outputs, _, *plan) = inputs[:10], inputs[10:]
+        tensors, (lower, upper, dropout, kind, p0, p1, outputs, _, *plan) = inputs[:COUNT], inputs[COUNT:]
         method, gemm_chunk, tiles, backward, backward_chunk = plan
         request = launch_plan.Request(method, backward, gemm_chunk, backward_chunk, tiles)
-        kernel = surrogate, p0, p1
-        scan.setup_context(ctx, (*tensors, (lower, upper), dropout, kernel, outputs, None, request), output)
+        settings = ops.Settings((lower, upper), dropout, (kind, p0, p1), None, request)
+        scan.setup_context(ctx, (*tensors, settings, outputs), output)
 
     def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        of_tensors = scan.backward(ctx, *grads)[:10]
+        of_tensors = scan.backward(ctx, *grads)[:COUNT]
         return (*of_tensors, *(None,) * 13)
 
     torch.library.register_autograd("leakypar::layer", differentiate, setup_context=setup_context)

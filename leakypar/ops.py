@@ -7,7 +7,7 @@ for CUDA. They are not differentiable by themselves: `leakypar.leaky_parallel` i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,27 +66,10 @@ def _call(operator: Callable[..., Any], *arguments: Any) -> Any:
         raise torch.OutOfMemoryError(str(error)) from None
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    decay: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    threshold: Tensor,
-    gain: Tensor,
-    initial_membrane: Tensor | None,
-    *,
-    lengths: Tensor | None = None,
-    seed: Tensor | None = None,
-    bounds: Bounds = (0.0, None),
-    dropout: float = 0.0,
-    outputs: int,
-    request: Request = AUTOMATIC,
-    checkpoint_interval: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Projection, scan and spike.
+class Inputs(NamedTuple):
+    """The tensors that a call is about, in the order of the operators' schemas and of C++.
 
-    Args:
+    Attributes:
         x: `[T, N, C]`, any strides.
         weight: `[H, C]`, dtype of `x`.
         decay: `[H]`, any stride: the diagonal of the recurrent weight.
@@ -98,11 +81,69 @@ def forward(
         lengths: int64 `[N]`, contiguous: the steps that each sequence has; None where all have `T`.
         seed: one int64 on the device of `x`, which with its place decides whether an element drops out (Philox, see
             `csrc/math/dropout.h`); None for no dropout.
-        bounds: what a membrane is clamped to after each step, lower < upper; None for no bound.
-        dropout: probability of that, exact to 2^-25, for the membrane as the threshold sees it.
-        outputs: what to return, a sum of `SPIKES`, `MEMBRANE`, `CHECKPOINTS` and `FINAL_MEMBRANE`.
+    """
+
+    x: Tensor
+    weight: Tensor
+    decay: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    threshold: Tensor
+    gain: Tensor
+    initial_membrane: Tensor | None
+    lengths: Tensor | None = None
+    seed: Tensor | None = None
+
+
+class Settings(NamedTuple):
+    """The numbers that a call is about.
+
+    Attributes:
+        bounds: what a membrane is clamped to after each step, lower < upper; None for no bound. One that equals either,
+            both rounded to its dtype, passes no gradient.
+        dropout: probability that an element drops out, exact to 2^-25, for the membrane as the threshold sees it.
+        surrogate: its kind and two parameters, numbered as in `csrc/math/surrogate.h`; None where the spike is not the
+            kernels'.
+        checkpoint_interval: time steps between checkpoints; None where the membrane is kept.
         request: what is forced of the plan.
-        checkpoint_interval: time steps between checkpoints, where those are asked for.
+    """
+
+    bounds: Bounds = (0.0, None)
+    dropout: float = 0.0
+    surrogate: tuple[int, float, float] | None = None
+    checkpoint_interval: int | None = None
+    request: Request = AUTOMATIC
+
+
+class Incoming(NamedTuple):
+    """What a backward begins with.
+
+    Attributes:
+        grad_spikes: `[T, N, H]`, the gradient of the spikes, or None for zeros.
+        grad_membrane: `[T, N, H]`, the gradient of the membrane of every step, or None for zeros.
+        grad_final_membrane: `[N, H]`, the gradient of the final membrane, or None for zeros.
+        membrane: `[T, N, H]` of the forward, or None where it is recomputed from the checkpoints.
+        checkpoints: `[chunks - 1, N, H]` of the forward, or None where the membrane is given.
+    """
+
+    grad_spikes: Tensor | None
+    grad_membrane: Tensor | None
+    grad_final_membrane: Tensor | None
+    membrane: Tensor | None
+    checkpoints: Tensor | None
+
+
+NO_GRADIENT = (0, 0.0, 0.0)
+"""The surrogate through which nothing passes."""
+
+
+def forward(inputs: Inputs, settings: Settings, outputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Projection, scan and spike.
+
+    Args:
+        inputs: the tensors.
+        settings: the numbers; the surrogate is not read.
+        outputs: what to return, a sum of `SPIKES`, `MEMBRANE`, `CHECKPOINTS` and `FINAL_MEMBRANE`.
 
     Raises:
         ValueError: what is forced of the plan does not fit the work or the device.
@@ -111,109 +152,49 @@ def forward(
         Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, checkpoints `[chunks - 1, N, H]` and final
         membrane `[N, H]` in the state dtype; an empty tensor for each that is not asked for.
     """
+    request = settings.request
     results: tuple[Tensor, Tensor, Tensor, Tensor] = _call(
         _library.forward.default,
-        x,
-        weight,
-        decay,
-        bias_ih,
-        bias_hh,
-        threshold,
-        gain,
-        initial_membrane,
-        lengths,
-        seed,
-        *bounds,
-        dropout,
+        *inputs,
+        *settings.bounds,
+        settings.dropout,
         outputs,
-        allow_tf32(x),
+        allow_tf32(inputs.x),
         request.forward,
-        checkpoint_interval or request.gemm_chunk,
+        settings.checkpoint_interval or request.gemm_chunk,
         request.tiles,
     )
     return results
 
 
-def backward(
-    grad_spikes: Tensor | None,
-    grad_membrane: Tensor | None,
-    grad_final_membrane: Tensor | None,
-    membrane: Tensor | None,
-    checkpoints: Tensor | None,
-    x: Tensor | None,
-    weight: Tensor | None,
-    decay: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    threshold: Tensor,
-    gain: Tensor,
-    initial_membrane: Tensor | None,
-    surrogate: tuple[int, float, float],
-    *,
-    lengths: Tensor | None = None,
-    seed: Tensor | None = None,
-    bounds: Bounds = (0.0, None),
-    dropout: float = 0.0,
-    outputs: int,
-    request: Request = AUTOMATIC,
-    checkpoint_interval: int | None = None,
-) -> tuple[Tensor, ...]:
+def backward(incoming: Incoming, inputs: Inputs, settings: Settings, outputs: int) -> tuple[Tensor, ...]:
     """The gradients of x, weight, decay, either bias, threshold, gain and the initial membrane, in this order.
 
     Args:
-        grad_spikes: `[T, N, H]`, the gradient of the spikes, or None for zeros.
-        grad_membrane: `[T, N, H]`, the gradient of the membrane of every step, or None for zeros.
-        grad_final_membrane: `[N, H]`, the gradient of the final membrane, or None for zeros.
-        membrane: `[T, N, H]` from `forward`, or None where it is recomputed from the checkpoints.
-        checkpoints: `[chunks - 1, N, H]` from `forward`, or None where the membrane is given.
-        x: `[T, N, C]`; None where neither the weight's gradient nor a recomputed membrane needs it.
-        weight: `[H, C]`; None where neither the input's gradient nor a recomputed membrane needs it.
-        decay: as in `forward`.
-        bias_ih: as in `forward`, read where the membrane is recomputed.
-        bias_hh: as in `forward`, read where the membrane is recomputed.
-        threshold: as in `forward`.
-        gain: as in `forward`.
-        initial_membrane: as in `forward`.
-        surrogate: kind and two parameters, numbered as in `csrc/math/surrogate.h`.
-        lengths: as in `forward`. The weight's gradient is a product with all of `x`, which must be finite beyond them.
-        seed: as in `forward`, and the same one.
-        bounds: as in `forward`. A membrane that equals one, both rounded to the dtype of the membrane, passes no
-            gradient.
-        dropout: as in `forward`.
+        incoming: the gradients of what the forward gave, and what it kept.
+        inputs: as in `forward`. `x` may be None where neither the weight's gradient nor a recomputed membrane needs it,
+            `weight` where neither the input's gradient nor one does; the biases are read for one alone. The weight's
+            gradient is a product with all of `x`, which must be finite beyond the lengths.
+        settings: as in `forward`, and the same ones.
         outputs: bit i asks for the i-th gradient, named in `GRADIENTS`.
-        request: what is forced of the plan.
-        checkpoint_interval: as in `forward`, and the same one.
 
     Returns:
         Seven tensors, one without elements for each that is not asked for. Those of x and weight have their dtype, the
         rest the state dtype.
     """
-    like = x if membrane is None else membrane
-    assert like is not None  # one of the two is always given
+    like = inputs.x if incoming.membrane is None else incoming.membrane
+    request = settings.request
     grads: tuple[Tensor, ...] = _call(
         _library.backward.default,
-        grad_spikes,
-        grad_membrane,
-        grad_final_membrane,
-        membrane,
-        checkpoints,
-        x,
-        weight,
-        decay,
-        bias_ih,
-        bias_hh,
-        threshold,
-        gain,
-        initial_membrane,
-        lengths,
-        seed,
-        *bounds,
-        dropout,
-        *surrogate,
+        *incoming,
+        *inputs,
+        *settings.bounds,
+        settings.dropout,
+        *(settings.surrogate or NO_GRADIENT),
         outputs,
         allow_tf32(like),
         request.backward,
-        checkpoint_interval or request.backward_gemm_chunk,
+        settings.checkpoint_interval or request.backward_gemm_chunk,
     )
     return grads
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import launch_plan, ops, surrogate, validation
-from .autograd import NO_GRADIENT, keeps_a_graph, scan
+from . import ops, surrogate, validation
+from .autograd import keeps_a_graph, scan
 
 
 def through_membrane(
@@ -119,22 +119,16 @@ def _dropout_factors(seed: Tensor, dropout: float, like: Tensor) -> Tensor:
     if dropout == 1:
         return like.new_zeros((T, N, H), dtype=state)
     zero = like.new_zeros((), dtype=state)
-    factors, *_ = scan(
-        like.new_empty((T, N, 0), dtype=state),
-        like.new_empty((H, 0), dtype=state),
-        like.new_zeros(H, dtype=state),
-        like.new_ones(H, dtype=state),
-        None,
-        zero,
-        zero + 1 / (1 - dropout),
-        None,
-        None,
-        seed,
-        (0.0, None),
-        dropout,
-        NO_GRADIENT,
-        ops.SPIKES,
-        None,
-        launch_plan.AUTOMATIC,
+    inputs = ops.Inputs(
+        x=like.new_empty((T, N, 0), dtype=state),
+        weight=like.new_empty((H, 0), dtype=state),
+        decay=like.new_zeros(H, dtype=state),
+        bias_ih=like.new_ones(H, dtype=state),
+        bias_hh=None,
+        threshold=zero,
+        gain=zero + 1 / (1 - dropout),
+        initial_membrane=None,
+        seed=seed,
     )
+    factors, *_ = scan(inputs, ops.Settings(dropout=dropout, surrogate=ops.NO_GRADIENT), ops.SPIKES)
     return factors

@@ -116,8 +116,9 @@ def tune(
     problem = make_problem(Shape("tuned", T, N, C, H), name, "spikes", target)
     weight, bias_ih, bias_hh, decay = problem.parameters
     ones = weight.new_ones(())
-    inputs = [each.x for each in problem.sets]
-    return _measure(inputs, (weight, decay, bias_ih, bias_hh, ones, ones, None), training, seconds, clock)
+    copies = [each.x for each in problem.sets]
+    inputs = ops.Inputs(copies[0], weight, decay, bias_ih, bias_hh, ones, ones, None)
+    return _measure(inputs, copies, training, seconds, clock)
 
 
 def tune_layer(layer: LeakyParallel, x: Tensor, *, seconds: float = 1.0, clock: HostClock | None = None) -> Tuned:
@@ -149,41 +150,41 @@ def tune_layer(layer: LeakyParallel, x: Tensor, *, seconds: float = 1.0, clock: 
         x = x.unsqueeze(1)
     if not x.shape[0] or not x.shape[1]:
         raise ValueError(f"x must not be empty to be measured, got {tuple(x.shape)}")
-    rest = (decay, bias_ih, bias_hh, layer.threshold, layer.graded_spikes_factor, None)
-    return _measure([x.to(dtype)], (weight.to(dtype), *rest), layer.training, seconds, clock)
+    x, weight = x.to(dtype), weight.to(dtype)
+    inputs = ops.Inputs(x, weight, decay, bias_ih, bias_hh, layer.threshold, layer.graded_spikes_factor, None)
+    return _measure(inputs, [x], layer.training, seconds, clock)
 
 
 @torch.no_grad()
 def _measure(
-    inputs: list[Tensor], rest: tuple[Any, ...], training: bool, seconds: float, clock: HostClock | None
+    inputs: ops.Inputs, copies: list[Tensor], training: bool, seconds: float, clock: HostClock | None
 ) -> Tuned:
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
-    weight, sizes, facts = rest[0], _sizes(inputs[0], rest[0]), launch_plan.facts_of(inputs[0].device)
+    sizes, facts = _sizes(inputs.x, inputs.weight), launch_plan.facts_of(inputs.x.device)
     model = launch_plan.Plan(*extension().make_plan(**sizes, facts=facts, measured=False))
     taken = ops.SPIKES | (ops.MEMBRANE if training else 0)
-    clock = clock or clock_for(weight.device)
-    kernel = surrogate.atan()
-    derivative = (kernel.kind, *kernel.parameters)
+    clock = clock or clock_for(inputs.x.device)
+    settings = ops.Settings(surrogate=surrogate.kernel_of(surrogate.atan()))
 
     def forward(request: launch_plan.Request, index: int) -> Any:
-        return ops.forward(inputs[index], *rest, outputs=taken, request=request)
+        return ops.forward(inputs._replace(x=copies[index]), settings._replace(request=request), taken)
 
-    kept = [forward(launch_plan.AUTOMATIC, index)[1] for index in range(len(inputs) if training else 0)]
+    kept = [forward(launch_plan.AUTOMATIC, index)[1] for index in range(len(copies) if training else 0)]
 
     def backward(request: launch_plan.Request, index: int) -> Any:
         # The gradient of the spikes may be any: the membrane is one that is there.
-        given: Any = (kept[index], None, None, kept[index], None, inputs[index], *rest, derivative)
-        return ops.backward(*given, outputs=0b1111, request=request)
+        incoming = ops.Incoming(kept[index], None, None, kept[index], None)
+        return ops.backward(incoming, inputs._replace(x=copies[index]), settings._replace(request=request), 0b1111)
 
     timed: list[list[Candidate]] = []
     directions: dict[str, Callable[[launch_plan.Request, int], Any]] = {"forward": forward}
     if training:
         directions["backward"] = backward
     for direction, call in directions.items():
-        timed.append(_timed(direction, call, sizes, facts, model, len(inputs), seconds, clock))
+        timed.append(_timed(direction, call, sizes, facts, model, len(copies), seconds, clock))
     best = [candidates[0] for candidates in timed]
-    write(best, sizes, facts, weight.device)
+    write(best, sizes, facts, inputs.x.device)
     for each in best:
         remember(each, sizes, facts)
     plan = launch_plan.Plan(*extension().make_plan(**sizes, facts=facts))
@@ -266,31 +267,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def at_first_call(x: Tensor, *rest: Any) -> None:
-    """Measures a call's plans, if no such sizes were before, and this is a call that may take the time.
-
-    Args:
-        x: `[T, N, C]`.
-        rest: weight to initial membrane, as `ops.forward` takes them.
-    """
+def at_first_call(inputs: ops.Inputs) -> None:
+    """Measures a call's plans, if no such sizes were before, and this is a call that may take the time."""
+    x, weight = inputs.x, inputs.weight
     if not x.numel() or type(x) is not Tensor or not is_plain() or is_tracing():
         return
     why_not = _why_not(x)
     if why_not:
         _keep_the_models(why_not)
         return
-    training = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, *rest))
+    training = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs)
     octaves = (x.shape[0].bit_length(), x.shape[1].bit_length())
-    key = (x.device, ops.allow_tf32(x), x.dtype, *octaves, x.shape[2], rest[0].shape[0], training)
+    key = (x.device, ops.allow_tf32(x), x.dtype, *octaves, x.shape[2], weight.shape[0], training)
     if key in _seen:
         return
     _seen.add(key)
-    sizes, facts = _sizes(x, rest[0]), launch_plan.facts_of(x.device)
+    sizes, facts = _sizes(x, weight), launch_plan.facts_of(x.device)
     directions: Any = ("forward", "backward") if training else ("forward",)
     if all(extension().is_measured(**sizes, facts=facts, direction=each) for each in directions):
         return
     try:
-        _measure([x.detach()], rest, training, FIRST_CALL_SECONDS, None)
+        _measure(inputs, [x.detach()], training, FIRST_CALL_SECONDS, None)
     except torch.OutOfMemoryError:
         _keep_the_models("where the device's memory does not hold a second call")
 

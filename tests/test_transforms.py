@@ -167,7 +167,7 @@ def test_an_operator_by_itself_is_refused(fused_implementation: Implementation) 
     x, *others = (tensor.detach() for tensor in tensors.values())
 
     def membrane(x: Tensor) -> Tensor:
-        return ops.forward(x, *others, outputs=ops.MEMBRANE)[1].sum()
+        return ops.forward(ops.Inputs(x, *others), ops.Settings(), ops.MEMBRANE)[1].sum()
 
     assert membrane(x).isfinite()
     for transformed, given in ((grad(membrane), x), (vmap(membrane), x[None])):

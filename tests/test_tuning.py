@@ -60,9 +60,10 @@ class Injected(HostClock):
             monkeypatch.setattr(ops, name, self._noting(name, getattr(ops, name)))
 
     def _noting(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*arguments: Any, request: launch_plan.Request, **options: Any) -> Any:
+        def noting(*arguments: Any) -> Any:
+            request = arguments[-2].request  # settings, outputs
             self.last = name, (request.gemm_chunk if name == "forward" else request.backward_gemm_chunk)
-            return call(*arguments, request=request, **options)
+            return call(*arguments)
 
         return noting
 
@@ -252,9 +253,9 @@ def test_unseen_sizes_are_tuned_at_their_first_call(monkeypatch: pytest.MonkeyPa
     measured: list[tuple[int, bool]] = []
     original = tuning._measure
 
-    def measuring(inputs: Any, rest: Any, training: bool, *others: Any) -> Any:
-        measured.append((inputs[0].shape[0], training))
-        return original(inputs, rest, training, 0.001, None)
+    def measuring(inputs: Any, copies: Any, training: bool, *others: Any) -> Any:
+        measured.append((inputs.x.shape[0], training))
+        return original(inputs, copies, training, 0.001, None)
 
     monkeypatch.setattr(tuning, "_measure", measuring)
     layer = LeakyParallel(C, 5, beta=0.9, backend="fused")
