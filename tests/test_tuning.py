@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -295,6 +296,14 @@ def test_where_a_plan_must_stay_nothing_is_tuned(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tuning, "_forked", True)
     with pytest.warns(UserWarning, match="nothing is measured in a forked process"):
         layer(torch.randn(9, 2, C))
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_nothing_is_measured_into_a_cuda_graph(capturing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    of_a_gpu: Any = SimpleNamespace(is_cuda=True)
+    assert tuning._why_not(of_a_gpu) == ("while a CUDA graph is captured" if capturing else "")
+    assert not tuning._why_not(torch.ones(1))
 
 
 def test_a_forked_process_knows_that_it_is_one() -> None:
