@@ -216,7 +216,7 @@ class KSlice {
   static constexpr int steps = k_slice_bytes / step_bytes;
   // Sets of fragments. There are registers for two of the weights beside a wide tile alone: three blocks with narrow ones share
   // a multiprocessor's. There the steps are separate, by a condition, too: the compiler would load all of the slice at once.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 890
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 860 && __CUDA_ARCH__ < 900
   static constexpr bool ahead = Pairs == 8 && sizeof(Scalar) == 2;  // it does, and spills, in wide tiles of TF32
 #else
   static constexpr bool ahead = Pairs == 8;
