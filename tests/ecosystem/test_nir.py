@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,18 @@ def test_the_two_part_where_a_membrane_would_be_negative() -> None:
     x = torch.tensor([-2.0, 1.0, 1.0]).reshape(3, 1, 1)
     assert layer(x).flatten().tolist() == [0, 1, 1]  # clipped at 0: 0, 1, 1.9
     assert euler(graph, x.numpy()).flatten().tolist() == [0, 0, 0]  # not: -2, -0.8, 0.28
+
+
+def test_a_membrane_without_bounds_is_nirs() -> None:
+    net = network(membrane_bounds=(-math.inf, math.inf))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = to_nir(net)
+    x = torch.randn(9, 2, C, dtype=torch.float64)
+    assert (net[0](x, return_membrane=True)[1] < 0).any()
+    spikes = net(x).detach().numpy()
+    np.testing.assert_allclose(euler(graph, x.numpy()), spikes)
+    assert spikes.any()
 
 
 def test_what_nir_cannot_say_is_refused() -> None:

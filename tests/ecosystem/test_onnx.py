@@ -130,3 +130,23 @@ def test_dropout_of_a_program_that_trains_is_refused() -> None:
     net = Network("fused", {"dropout": 0.5}).train()
     with pytest.raises(Exception, match=r"export after network\.eval\(\)"):
         of_a_program(net)
+
+
+class Call(nn.Module):
+    def __init__(self, layer: LeakyParallel, **options: Any) -> None:
+        super().__init__()
+        self.layer, self.options = layer, options
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x, **self.options)
+
+
+@each_backend
+def test_what_onnx_cannot_say_is_refused(backend: str) -> None:
+    file, x = io.BytesIO(), torch.randn(5, 3, C)
+    bounded = LeakyParallel(C, H, membrane_bounds=(-1.0, 1.0), backend="auto" if backend == "rnn" else backend)
+    with pytest.raises(ValueError, match=r"membrane_bounds must be \(0, inf\), which ONNX's RNN has"):
+        torch.onnx.export(Call(bounded), (x,), file, dynamo=False)
+    of_lengths = Call(LeakyParallel(C, H, backend=backend), lengths=torch.tensor([5, 2, 0]))
+    with pytest.raises(ValueError, match="lengths must be None: sequences of different lengths are not exported"):
+        torch.onnx.export(of_lengths, (x,), file, dynamo=False)
