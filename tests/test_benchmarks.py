@@ -357,10 +357,10 @@ def test_fast_implementations_have_more_rounds_than_slow_ones() -> None:
 
         def build(self, problem: Problem) -> Layer:
             layer = super().build(problem)
-            layer.register_forward_hook(lambda *_: time.sleep(0.02))
+            layer.register_forward_hook(lambda *_: time.sleep(0.1))
             return layer
 
-    slow, fast = run_case(Slower(), Linear(), pass_="forward", rounds=12, case_seconds=0.2)
+    slow, fast = run_case(Slower(), Linear(), pass_="forward", rounds=12, case_seconds=1.0)
     assert slow["rounds"] is not None
     assert fast["rounds"] is not None
     assert 3 <= slow["rounds"] < fast["rounds"] <= 12
