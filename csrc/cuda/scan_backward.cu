@@ -20,8 +20,8 @@
 // schedule scan_backward_look_back<*>: divisions = 0, fences_sc = 0, fences <= 2, polls_that_invalidate = 0, spills = 0,
 //   prologue_stalls <= 345
 // schedule scan_backward_look_back<*, true>: prologue_stalls <= 300
-// schedule scan_backward_look_back<float, 4, *>: fold_loads >= 8, stores_16 = 11, stores_8 = 0
-// schedule scan_backward_look_back<*float16, 4, *>: fold_loads >= 8, stores_16 = 3, stores_8 = 8
+// schedule scan_backward_look_back<float, 4, *>: fold_loads >= 7, stores_16 = 11, stores_8 = 0
+// schedule scan_backward_look_back<*float16, 4, *>: fold_loads >= 7, stores_16 = 3, stores_8 = 8
 //
 // Bytes moved, an element: the membrane and each gradient given are read, d_u is written. The sums add at most four
 // state values a channel and tile of them (kernels.h).
