@@ -377,7 +377,7 @@ def test_a_sequence_in_pieces(implementation: Implementation, dtype: torch.dtype
 def test_saved_memory(fused_implementation: Implementation, T: int, N: int, dtype: torch.dtype) -> None:
     """Training keeps input, parameters and the membrane [T, N, H], or checkpoints, a sixteenth of its bytes at most."""
     problem = draw(T, N, 3, 8, dtype=dtype).to(dtype, fused_implementation.device)
-    given = {tensor.data_ptr() for tensor in problem.arguments().values() if tensor is not None}
+    given = {tensor.data_ptr() for tensor in problem.tensors().values()}
     recompute = fused_implementation.recomputes
     kept: list[Tensor] = []
 
