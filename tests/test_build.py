@@ -484,8 +484,9 @@ def test_the_sdist_holds_what_the_readme_links_to() -> None:
     shipped = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()}
     assert distribution.lacking(shipped - {"docs/cpu.md"}, set(), readme) == {"docs/cpu.md"}
     assert distribution.lacking(shipped - {"setup.py"}, {"setup.py", ".ci/run"}, readme) == {"setup.py"}
-    grafted = re.findall(r"^graft (\S+)", (ROOT / "MANIFEST.in").read_text(), flags=re.MULTILINE)
-    assert {link.split("/")[0] for link in links} <= set(grafted)
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    named = re.findall(r"^(?:graft|include) (.+)$", manifest, flags=re.MULTILINE)
+    assert {link.split("/")[0] for link in links} <= {name for line in named for name in line.split()}
 
 
 # The register report
