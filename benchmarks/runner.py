@@ -80,6 +80,7 @@ class Case:
     ceilings: Ceilings
     deadline: float = math.inf  # of time.monotonic(); nothing more is prepared after it
     peaks: dict[tuple[str, ...], tuple[int | None, str]] = field(default_factory=dict)  # shared by cases
+    references: dict[tuple[str, ...], Reference] = field(default_factory=dict)  # likewise; it holds the latest
 
     @property
     def implementations(self) -> list[Implementation]:
@@ -96,7 +97,7 @@ class Case:
         for inputs in problem.sets:
             inputs.x.requires_grad_(training)
         try:
-            expected = compute_reference(problem, problem.sets[0], training=training)
+            expected = self._reference(problem)
         except ValueError as error:
             return self.rows(results.FAILED, str(error))
         outcomes = {found: self._prepare(found, problem, expected) for found in self.implementations}
@@ -130,6 +131,16 @@ class Case:
             values |= candidate.errors._asdict() if candidate.errors else {}
             outcomes[found] = self._row(found, results.OK, found.note(problem)) | values
         return [row for row in outcomes.values() if isinstance(row, dict)]
+
+    def _reference(self, problem: Problem) -> Reference:
+        """The judge of both passes and any number of threads: a loop over time, which is slow where that is long."""
+        key = (self.shape.name, self.dtype, self.kind)
+        if key not in self.references:
+            self.references.clear()
+            training = "training" in self.settings.passes
+            training &= not memory.lack(self.shape, self.dtype, "training", self.settings.device)
+            self.references[key] = compute_reference(problem, problem.sets[0], training=training)
+        return self.references[key]
 
     def rows(self, status: str, reason: str) -> list[Row]:
         return [self._row(found, status, reason) for found in self.implementations]
@@ -240,7 +251,7 @@ class Case:
 def run(settings: Settings, environment: Environment, advance: Callable[[str], None]) -> Iterator[list[Row]]:
     """Yields the rows of one case after another, each announced by its name: timed, skipped, failed or refused."""
     deadline = time.monotonic() + settings.time_limit
-    ceilings, peaks = {}, {}  # type: ignore[var-annotated]
+    ceilings, peaks, references = {}, {}, {}  # type: ignore[var-annotated]
     for threads, dtype in itertools.product(settings.threads, settings.dtypes):
         torch.set_num_threads(threads)
         ceilings[threads, dtype] = measure_ceilings(settings.device, dtype)
@@ -251,5 +262,5 @@ def run(settings: Settings, environment: Environment, advance: Callable[[str], N
             continue
         advance(f"{shape} {dtype} {kind} {pass_}, {threads} thread{'s' * (threads > 1)}")
         rates = ceilings[threads, dtype]
-        case = Case(settings, environment, shape, dtype, kind, pass_, threads, rates, deadline, peaks)
+        case = Case(settings, environment, shape, dtype, kind, pass_, threads, rates, deadline, peaks, references)
         yield case.rows(results.SKIPPED, results.OUT_OF_TIME) if time.monotonic() > deadline else case.run()

@@ -366,6 +366,22 @@ def test_fast_implementations_have_more_rounds_than_slow_ones() -> None:
     assert 3 <= slow["rounds"] < fast["rounds"] <= 12
 
 
+def test_one_reference_serves_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loops over time, which at 16,384 steps would take longer than what is timed."""
+    computed: list[bool] = []
+
+    def counting(problem: Problem, inputs: Any, *, training: bool) -> Any:
+        computed.append(training)
+        return original(problem, inputs, training=training)
+
+    original = runner.compute_reference
+    monkeypatch.setattr(runner, "compute_reference", counting)
+    each = settings(RNN(), passes=("forward", "training"), rounds=1)
+    rows = [row for case in runner.run(each, describe(CPU), lambda name: None) for row in case]
+    assert {(row["pass"], row["status"]) for row in rows} == {("forward", results.OK), ("training", results.OK)}
+    assert computed == [True] * (len(rows) // 2)
+
+
 def test_cases_after_the_time_limit_are_skipped() -> None:
     (rows,) = runner.run(settings(RNN(), time_limit=0.0), describe(CPU), lambda name: None)
     assert [(row["status"], row["note"]) for row in rows] == [(results.SKIPPED, "the run's time limit was reached")]
