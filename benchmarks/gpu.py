@@ -169,7 +169,8 @@ def run_step(step: Step, log: Path, limit: float) -> tuple[str, str]:
         output.flush()
         # It ends the command with all that the command started, and a second time with a signal that none can ignore.
         limited = ["timeout", "--kill-after=5", f"{limit:.2f}", *command]
-        environment = {**os.environ, **step.environment}
+        # Unbuffered, what a command says last stands last, whichever stream it says it on.
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **step.environment}
         process = subprocess.Popen(
             limited, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )

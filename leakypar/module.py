@@ -337,8 +337,9 @@ class LeakyParallel(nn.Module):
             ) from None
         decay = recurrent if dense else decay
         if onnx.in_export():  # ONNX has nn.RNN
-            onnx.check_bounds(self.membrane_bounds)
+            onnx.attributes_of(self.membrane_bounds)  # refuses what it does not have
             onnx.check_lengths(lengths)
+            options["bounds"] = self.membrane_bounds
             decay = recurrent if dense else onnx.diagonal_matrix(recurrent)
         elif _runs_fused(self.backend, weight.device.type, dense, rectified):
             options["recompute"], options["request"] = self.recompute, self._request

@@ -1,4 +1,4 @@
-"""The layer in ONNX: one `RNN` node whose activation is `Relu`, then a comparison.
+"""The layer in ONNX: one `RNN` node, then a comparison.
 
 A network is exported by either exporter of PyTorch as it is, on every backend, with `T` and `N` left open::
 
@@ -11,7 +11,8 @@ A program that `torch.export.export` made before has operators of this package, 
     program = torch.export.export(network, (x,), dynamic_shapes=(sizes,))
     torch.onnx.export(program, (), "network.onnx", custom_translation_table=leakypar.onnx.translation_table())
 
-ONNX Runtime has the `RNN` node in float32. Dropout is not exported: call `network.eval()` first.
+ONNX Runtime has the `RNN` node in float32. Of the bounds of the membrane it has `(0, b)`, `(-b, b)` and `(-inf, inf)`,
+`b` a number or infinity, where `dynamo=True`. Dropout is not exported: call `network.eval()` first.
 """
 
 from __future__ import annotations
@@ -34,10 +35,28 @@ def in_export() -> bool:
     return (torch.compiler.is_compiling() or is_tracing()) and torch.onnx.is_in_onnx_export()
 
 
-def check_bounds(bounds: Bounds) -> None:
-    """Raises ValueError for bounds of the membrane that ONNX's `RNN` does not have: all but relu's."""
-    if bounds != RECTIFIED:
-        raise ValueError(f"leakypar.onnx: membrane_bounds must be (0, inf), which ONNX's RNN has, got {bounds}")
+def attributes_of(bounds: Bounds) -> dict[str, Any]:
+    """The attributes of ONNX's `RNN` that make its membrane one of these bounds.
+
+    Its `clip` bounds what the activation sees on both sides alike, and relu has 0 below.
+
+    Raises:
+        ValueError: it has no such bounds.
+    """
+    lower, upper = bounds
+    if lower not in (0, -upper):
+        raise ValueError(
+            f"leakypar.onnx: membrane_bounds must be (0, b), (-b, b) or (-inf, inf), which ONNX's RNN has, got {bounds}"
+        )
+    if is_tracing() and bounds != RECTIFIED:
+        raise ValueError(
+            f"leakypar.onnx: membrane_bounds must be (0, inf) for the exporter that traces, got {bounds}: dynamo=True"
+        )
+    # Affine is x -> alpha x + beta.
+    named: dict[str, Any] = {"activations": ["Relu"]}
+    if lower != 0:
+        named = {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}
+    return named if math.isinf(upper) else {**named, "clip": upper}
 
 
 def check_lengths(lengths: object) -> None:
@@ -62,17 +81,19 @@ def rnn(
     bias_hh: Tensor | None,
     initial_membrane: Tensor | None,
     lengths: Tensor | None = None,
+    bounds: Bounds = RECTIFIED,
 ) -> tuple[Tensor, Tensor]:
     """What `torch.ops.leakypar.rnn` returns, as the ONNX node, for the exporter that `torch.export` feeds.
 
     Args:
-        x: as there, and all that follow.
+        x: as there, and all that follow but the last.
         weight: see there.
         decay: see there.
         bias_ih: see there.
         bias_hh: see there.
         initial_membrane: see there.
         lengths: None.
+        bounds: of the membrane.
     """
     check_lengths(lengths)
     T, N, _ = x.shape
@@ -86,7 +107,7 @@ def rnn(
     membrane, final_membrane = torch.onnx.ops.symbolic_multi_out(
         "RNN",
         (x, weight.unsqueeze(0), recurrent.unsqueeze(0), biases, None, initial),
-        {"hidden_size": H, "activations": ["Relu"]},
+        {"hidden_size": H, **attributes_of(bounds)},
         dtypes=(x.dtype, x.dtype),
         shapes=((T, 1, N, H), (1, N, H)),
     )
@@ -115,7 +136,13 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Reshape(value, op.Constant(value_ints=[-1]))
 
     def membranes(
-        x: Any, weight: Any, decay: Any, bias_ih: Any, bias_hh: Any, initial_membrane: Any
+        x: Any,
+        weight: Any,
+        decay: Any,
+        bias_ih: Any,
+        bias_hh: Any,
+        initial_membrane: Any,
+        bounds: Bounds = RECTIFIED,
     ) -> tuple[Any, Any, torch.dtype]:
         """The membrane `[T, N, H]` and the final one `[1, N, H]`, in the dtype of `x`, which comes third."""
         if weight.shape is None:
@@ -143,8 +170,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
             biases,
             None,
             initial,
-            activations=["Relu"],
             hidden_size=H,
+            **attributes_of(bounds),
         )
         return op.Squeeze(membrane, op.Constant(value_ints=[1])), final_membrane, dtype
 
@@ -173,12 +200,14 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         *plan: Any,
     ) -> tuple[Any, ...]:
         check_lengths(lengths)
-        check_bounds((-math.inf if lower is None else lower, math.inf if upper is None else upper))
+        bounds = -math.inf if lower is None else lower, math.inf if upper is None else upper
         if seed is not None:
             raise ValueError("leakypar.onnx has no dropout: export after network.eval()")
         if outputs & ops.CHECKPOINTS:
             raise ValueError("leakypar.onnx has no checkpoints of a recomputed membrane: export under torch.no_grad()")
-        membrane, final_membrane, dtype = membranes(x, weight, cast_like(decay, x), bias_ih, bias_hh, initial_membrane)
+        membrane, final_membrane, dtype = membranes(
+            x, weight, cast_like(decay, x), bias_ih, bias_hh, initial_membrane, bounds
+        )
         state = state_dtype(dtype)
         above = op.Greater(cast(membrane, state), cast(row(threshold), state))
         spikes = cast(op.Mul(cast(above, state), cast(row(gain), state)), dtype)

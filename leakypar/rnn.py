@@ -8,7 +8,9 @@ Under a transform of torch.func, for which ATen's RNN has no rule, the same recu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,6 +38,7 @@ def leaky_parallel(
     dropout: float = 0.0,
     return_membrane: bool = False,
     return_state: bool = False,
+    bounds: validation.Bounds = validation.RECTIFIED,
 ) -> Tensor | tuple[Tensor, ...]:
     """Runs the layer of `leakypar.reference.leaky_parallel` through the kernel of `nn.RNN`.
 
@@ -60,6 +63,7 @@ def leaky_parallel(
             1 / (1 - dropout). The recurrence does not see it.
         return_membrane: also return the membrane at every step, before dropout.
         return_state: also return the membrane after the last step, to continue from.
+        bounds: of the membrane: relu's, but for an export to ONNX.
 
     Returns:
         The spikes, `[T, N, H]` (`[T, H]` for one sequence), in the compute dtype. Then, if asked for, the membrane in
@@ -88,9 +92,9 @@ def leaky_parallel(
     with torch.autocast(x.device.type, enabled=False) if settled else nullcontext():
         # A recorded graph has the kernel as one operator, which has no rule for the transforms of torch.func.
         transformed = torch._C._are_functorch_transforms_active()
-        run = _run
+        run: Callable[..., tuple[Tensor, Tensor]] = _run
         if torch.compiler.is_compiling() and not transformed:
-            run = onnx.rnn if onnx.in_export() else rnn_operator.rnn
+            run = partial(onnx.rnn, bounds=bounds) if onnx.in_export() else rnn_operator.rnn
         membrane, final_membrane = run(
             x.to(dtype),
             weight.to(dtype),

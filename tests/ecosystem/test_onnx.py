@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_forms(backend: str, exporter: Any, options: dict[str, Any]) -> None:
     assert_equal_in_onnxruntime(exporter(net), net)
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 1.5), (-0.25, 0.25), (-math.inf, math.inf)], ids=str)
+@pytest.mark.parametrize("exporter", [dynamo, of_a_program])
+def test_bounds_of_the_membrane(exporter: Any, bounds: tuple[float, float]) -> None:
+    """One node still; the same network without these bounds is another."""
+    net = Network("auto", {"membrane_bounds": bounds}).eval()
+    model = exporter(net)
+    assert [node.op_type for node in model.graph.node].count("RNN") == 2
+    onnx.checker.check_model(model)
+    assert_equal_in_onnxruntime(model, net)
+
+
 @pytest.mark.parametrize("exporter", [legacy, dynamo, of_a_program])
 def test_a_dense_recurrence(exporter: Any) -> None:
     net = Network("auto", {"weight_hh_enable": True}).eval()
@@ -144,8 +156,8 @@ class Call(nn.Module):
 @each_backend
 def test_what_onnx_cannot_say_is_refused(backend: str) -> None:
     file, x = io.BytesIO(), torch.randn(5, 3, C)
-    bounded = LeakyParallel(C, H, membrane_bounds=(-1.0, 1.0), backend="auto" if backend == "rnn" else backend)
-    with pytest.raises(ValueError, match=r"membrane_bounds must be \(0, inf\), which ONNX's RNN has"):
+    bounded = LeakyParallel(C, H, membrane_bounds=(-1.0, 2.0), backend="auto" if backend == "rnn" else backend)
+    with pytest.raises(ValueError, match=r"membrane_bounds must be \(0, b\), .* which ONNX's RNN has"):
         torch.onnx.export(Call(bounded), (x,), file, dynamo=False)
     of_lengths = Call(LeakyParallel(C, H, backend=backend), lengths=torch.tensor([5, 2, 0]))
     with pytest.raises(ValueError, match="lengths must be None: sequences of different lengths are not exported"):
