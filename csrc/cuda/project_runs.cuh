@@ -151,8 +151,8 @@ __device__ __forceinline__ void drop_out(float (&seen)[lane_neurons], const Proj
 // Step 5. Plain: there is neither dropout nor a length; the code of a generator costs registers where it is not run, too.
 template <bool Plain, bool Packets, typename Scalar, int Pairs>
 __device__ __forceinline__ void replay_run(Accumulators<Pairs>& u, const ProjectScan<Scalar>& args,
-                                           const ProjectTiles& tiles, const Shared& shared, const Thread& thread,
-                                           std::int64_t tile, const ClipOf<float, Plain>& clip) {
+                                           const Shared& shared, const Thread& thread, std::int64_t tile,
+                                           const ClipOf<float, Plain>& clip) {
   constexpr int run_steps = 2 * Pairs;
   const std::int64_t n = thread.row_of(thread.run);
   const std::int64_t t0 = (tile << thread.steps_shift<Pairs>()) + thread.place_in_time(thread.run) * run_steps;

@@ -177,9 +177,9 @@ __global__ void __launch_bounds__(ProjectTiles::threads, Pairs == 8 || sizeof(Sc
     carry_into_runs<Pairs>(args, tiles, shared, thread, tile, tiling, book);
     __syncthreads();  // every run's carry is there
     if (access.packets) {
-      replay_run<Plain, true, Scalar, Pairs>(u, args, tiles, shared, thread, tile, clip);
+      replay_run<Plain, true, Scalar, Pairs>(u, args, shared, thread, tile, clip);
     } else {
-      replay_run<Plain, false, Scalar, Pairs>(u, args, tiles, shared, thread, tile, clip);
+      replay_run<Plain, false, Scalar, Pairs>(u, args, shared, thread, tile, clip);
     }
     if (next >= time_tiles) return;
     tile = next;
