@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -28,4 +29,6 @@ def _work(rank: int, folder: Path) -> None:
     parallel(x.chunk(PROCESSES, dim=1)[rank]).mean().backward()
     gradients = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
     torch.save(gradients, folder / f"gradients{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    # What is tested is over, and torch 2.13 aborts now and then when it takes the group and its threads down.
+    os._exit(0)
