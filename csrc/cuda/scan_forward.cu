@@ -16,7 +16,7 @@
 // schedule scan_forward_sequential<*float16, 8, true>: step_instructions <= 112, stores_16 = 2, stores_narrow = 8
 // schedule scan_forward_look_back<*>: divisions = 0, fences_sc = 0, fences <= 2, polls_that_invalidate = 0, spills = 0,
 //   prologue_stalls <= 345
-// schedule scan_forward_look_back<*, true>: prologue_stalls <= 300
+// schedule scan_forward_look_back<*, true>: prologue_stalls <= 342
 // schedule scan_forward_look_back<float, 4, *>: fold_loads >= 12, stores_16 >= 19, stores_narrow = 6
 // schedule scan_forward_look_back<*float16, 4, *>: fold_loads >= 12, stores_8 = 16, stores_narrow = 6
 //
