@@ -72,7 +72,7 @@ def firing_rate_(network: Network, x: Any, rate: float = 0.1, **options: Any) ->
             network(x, **options)
             if never := [name for name in layers if name not in before]:
                 raise ValueError(f"network: its call does not run {', '.join(map(repr, never))}")
-        except BaseException:
+        except BaseException:  # an interrupt too leaves the weights as they were
             for each in before.values():
                 each.restore()
             raise

@@ -228,6 +228,15 @@ def test_what_drops_out_of_a_float16_membrane_beyond_its_range(fused_implementat
     assert all(bool(each.grad.isfinite().all()) for each in problem.tensors().values() if each.grad is not None)
 
 
+def spikes_without_memory(
+    implementation: Implementation, x: torch.Tensor, gain: torch.Tensor, spike_grad: leakypar.surrogate.SpikeGrad
+) -> torch.Tensor:
+    """Of one neuron with a threshold of 1, whose membrane is the input that is positive."""
+    one = torch.ones(1, device=x.device)
+    neuron = {"weight": one[:, None], "decay": 0 * one, "bias_ih": None, "bias_hh": None, "threshold": one}
+    return implementation.run(x=x, **neuron, gain=gain, initial_membrane=None, spike_grad=spike_grad)[0]
+
+
 @pytest.mark.parametrize("upstream", [np.nan, np.inf])
 def test_what_is_disabled_passes_nothing_on(fused_implementation: Implementation, upstream: float) -> None:
     """With a learned gain the backward reads the spikes' gradient, which x must not see; at a silent neuron the gain's
@@ -235,17 +244,7 @@ def test_what_is_disabled_passes_nothing_on(fused_implementation: Implementation
     one = torch.ones(1, device=fused_implementation.device)
     x = torch.tensor([2.0, -2.0, 2.0], device=one.device)[:, None, None].requires_grad_()
     gain = one.clone().requires_grad_()
-    spikes, *_ = fused_implementation.run(
-        x=x,
-        weight=one[:, None],
-        decay=0 * one,
-        bias_ih=None,
-        bias_hh=None,
-        threshold=one,
-        gain=gain,
-        initial_membrane=None,
-        spike_grad=leakypar.surrogate.disabled(),
-    )
+    spikes = spikes_without_memory(fused_implementation, x, gain, leakypar.surrogate.disabled())
     spikes.backward(torch.tensor([1.0, upstream, 1.0], device=one.device)[:, None, None])
     assert x.grad is None or not bool(x.grad.any())
     assert gain.grad is not None
@@ -257,17 +256,7 @@ def test_a_steep_surrogate_has_a_slope_at_its_threshold(fused_implementation: Im
     alpha = 2.0**127 * 1.9
     one = torch.ones(1, device=fused_implementation.device)
     x = one.reshape(1, 1, 1).clone().requires_grad_()
-    spikes, *_ = fused_implementation.run(
-        x=x,
-        weight=one[:, None],
-        decay=0 * one,
-        bias_ih=None,
-        bias_hh=None,
-        threshold=one,
-        gain=one,
-        initial_membrane=None,
-        spike_grad=leakypar.surrogate.atan(alpha=alpha),
-    )
+    spikes = spikes_without_memory(fused_implementation, x, one, leakypar.surrogate.atan(alpha=alpha))
     spikes.backward(torch.ones_like(spikes))
     assert x.grad is not None
     assert x.grad.item() == np.float32(alpha) / 2
