@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import layer_operator, ops, surrogate, validation
+from . import layer_operator, ops, surrogate
 from .batching import folded, mapped_inputs, one_by_one, size_of, unfolded
 from .lengths import beyond
+from .torch_state import is_exporting, is_tracing
 
 _GRAD = {name: 1 << bit for bit, name in enumerate(ops.GRADIENTS)}
 """The bit that asks the backward operator for a gradient."""
@@ -207,7 +208,7 @@ def scan(inputs: ops.Inputs, settings: ops.Settings, taken: int) -> tuple[Tensor
     plain = is_plain()
     if (
         not plain
-        or validation.is_tracing()  # whose check of itself records no gradients
+        or is_tracing()  # whose check of itself records no gradients
         or forward_ad._current_level >= 0
         or (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs))
     ):
@@ -232,7 +233,7 @@ def _passes(settings: ops.Settings) -> bool:
 
 def keeps_a_graph() -> bool:
     """Whether a program of operators is being made of this call, which keeps no autograd.Function."""
-    return validation.is_exporting() or validation.is_tracing()
+    return is_exporting() or is_tracing()
 
 
 def is_plain() -> bool:

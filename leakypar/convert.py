@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import launch_plan, validation
+from . import launch_plan
 from .module import LeakyParallel
 from .parametrizations import time_constant
+from .setting_checks import check_backend, check_flag
 
 __all__ = ["SpikesAndMembrane", "convert"]
 
@@ -63,9 +64,9 @@ def convert(
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a module, got {type(network).__name__}")
-    strict = validation.check_flag("strict", strict)
-    launch_plan.request(plan, recompute=validation.check_flag("recompute", recompute))
-    options = {"backend": validation.check_backend("backend", backend), "plan": plan, "recompute": recompute}
+    strict = check_flag("strict", strict)
+    launch_plan.request(plan, recompute=check_flag("recompute", recompute))
+    options = {"backend": check_backend("backend", backend), "plan": plan, "recompute": recompute}
     memo: dict[int, Any] = {}  # of deepcopy: what stands for what
     refused: list[str] = []
     for name, module in network.named_modules():
@@ -99,8 +100,8 @@ class SpikesAndMembrane(nn.Module):
     def __init__(self, layer: LeakyParallel, output: bool = True, one_neuron: bool = False) -> None:
         super().__init__()
         self.layer = layer
-        self.output = validation.check_flag("output", output)
-        self.one_neuron = validation.check_flag("one_neuron", one_neuron)
+        self.output = check_flag("output", output)
+        self.one_neuron = check_flag("one_neuron", one_neuron)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """The spikes and the membrane `[T, N, H]`, or the latter alone, for `x` `[T, N, C]`."""

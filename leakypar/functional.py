@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import launch_plan, ops, surrogate, tuning, validation
+from . import launch_plan, ops, surrogate, tuning
 from .autograd import is_plain, scan
+from .call_checks import check_call, check_spikes
+from .dtypes import state_dtype
 from .lengths import beyond, check_lengths
+from .setting_checks import RECTIFIED, Bounds, check_bounds, check_flag, check_probability
 from .spikes_of_membrane import through_membrane
+from .torch_state import is_tracing
 
 _package: Any = sys.modules[__package__]  # whose `autotune` is a user's to set
 
@@ -30,7 +34,7 @@ def leaky_parallel(
     lengths: Tensor | None = None,
     spike_grad: surrogate.SpikeGrad | None = None,
     dropout: float = 0.0,
-    membrane_bounds: validation.Bounds = validation.RECTIFIED,
+    membrane_bounds: Bounds = RECTIFIED,
     return_membrane: bool = False,
     return_state: bool = False,
     recompute: bool = False,
@@ -97,11 +101,11 @@ def leaky_parallel(
         initial_membrane=initial_membrane,
         lengths=lengths,
         spike_grad=surrogate.resolve(spike_grad),
-        dropout=validation.check_probability("dropout", dropout),
-        bounds=validation.check_bounds("membrane_bounds", membrane_bounds),
+        dropout=check_probability("dropout", dropout),
+        bounds=check_bounds("membrane_bounds", membrane_bounds),
         return_membrane=return_membrane,
         return_state=return_state,
-        recompute=validation.check_flag("recompute", recompute),
+        recompute=check_flag("recompute", recompute),
         request=launch_plan.request(plan, recompute=recompute),
     )
 
@@ -119,7 +123,7 @@ def run(
     lengths: Tensor | None,
     spike_grad: surrogate.SpikeGrad,
     dropout: float,
-    bounds: validation.Bounds,
+    bounds: Bounds,
     return_membrane: bool,
     return_state: bool,
     recompute: bool,
@@ -127,11 +131,11 @@ def run(
 ) -> Tensor | tuple[Tensor, ...]:
     """`leaky_parallel` with its settings resolved, as the module keeps them."""
     lower, upper = bounds
-    dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
+    dtype = check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane)
     if lengths is not None:
         check_lengths(lengths, x)
-    return_membrane = validation.check_flag("return_membrane", return_membrane)
-    return_state = validation.check_flag("return_state", return_state)
+    return_membrane = check_flag("return_membrane", return_membrane)
+    return_state = check_flag("return_state", return_state)
     if not ops.is_available(x.device.type):
         raise RuntimeError(ops.unavailable_reason(x.device.type))
     if x.dtype != dtype or weight.dtype != dtype:  # under autocast
@@ -176,11 +180,11 @@ def run(
     if kernel is None:
         seen = torch.nn.functional.dropout(membrane, dropout) if dropout > 0 else membrane
         v = seen - threshold.reshape(-1)  # a scalar tensor would be rounded to the membrane's dtype before it is taken
-        spikes = (validation.check_spikes(spike_grad(v), v) * gain).to(dtype)
+        spikes = (check_spikes(spike_grad(v), v) * gain).to(dtype)
     elif (
         return_membrane
         and kernel[0] != surrogate.disabled.kind
-        and (membrane.requires_grad or validation.is_tracing() or not is_plain())
+        and (membrane.requires_grad or is_tracing() or not is_plain())
     ):
         spikes = through_membrane(spikes, membrane, threshold, gain, seed, dropout, spike_grad)
         in_pytorch = True
@@ -199,4 +203,4 @@ def run(
 
 def _filled(value: float, like: Tensor) -> Tensor:
     """A number where the kernels can read it. A fill does not wait for the device, as a copy from the host would."""
-    return like.new_full((), float(value), dtype=validation.state_dtype(like.dtype))
+    return like.new_full((), float(value), dtype=state_dtype(like.dtype))

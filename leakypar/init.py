@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import validation
 from .module import LeakyParallel
 from .rates import evaluated, layers_of, steps_of
+from .setting_checks import is_real
 
 __all__ = ["firing_rate_"]
 
@@ -51,7 +51,7 @@ def firing_rate_(network: Network, x: Any, rate: float = 0.1, **options: Any) ->
         ValueError: `rate` is out of range, the network has no `LeakyParallel`, or calls one of them never; or a layer
             cannot reach the rate, for the reason that is told. Then no weight is changed.
     """
-    if not validation.is_real(rate):
+    if not is_real(rate):
         raise TypeError(f"rate must be a number between 0 and 1, got {type(rate).__name__}")
     if not 0 < float(rate) < 1:
         raise ValueError(f"rate must be strictly between 0 and 1, got {rate}")

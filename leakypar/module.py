@@ -12,11 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional, launch_plan, onnx, ops, reference, rnn, surrogate, validation
+from . import functional, launch_plan, onnx, ops, reference, rnn, surrogate
 from .build_info import warn_of_a_lesser_build
 from .lengths import run_packed
 from .parameters import RecurrentParameters
 from .rounding import warn_of_losses
+from .setting_checks import (
+    RECTIFIED,
+    Bounds,
+    check_backend,
+    check_bounds,
+    check_dtype,
+    check_flag,
+    check_probability,
+    check_size,
+    per_neuron,
+)
 from .surrogate import SpikeGrad
 
 __all__ = ["BACKEND_VARIABLE", "LeakyParallel"]
@@ -137,12 +148,12 @@ class LeakyParallel(nn.Module):
         plan: launch_plan.Plan | launch_plan.Method | None = None,
         recompute: bool = False,
         compact_decay: bool = False,
-        membrane_bounds: validation.Bounds = validation.RECTIFIED,
+        membrane_bounds: Bounds = RECTIFIED,
     ) -> None:
         super().__init__()
-        self.input_size = validation.check_size("input_size", input_size)
-        self.hidden_size = validation.check_size("hidden_size", hidden_size)
-        self.__dict__["compact_decay"] = validation.check_flag("compact_decay", compact_decay)
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.__dict__["compact_decay"] = check_flag("compact_decay", compact_decay)
         self.dropout = dropout
         self.spike_grad = spike_grad  # type: ignore[assignment]  # None becomes the default, in __setattr__
         self.surrogate_disable = surrogate_disable
@@ -151,13 +162,13 @@ class LeakyParallel(nn.Module):
         self.plan = plan
         self.recompute = recompute
         self.membrane_bounds = membrane_bounds
-        bias = validation.check_flag("bias", bias)
-        learn_beta = validation.check_flag("learn_beta", learn_beta)
+        bias = check_flag("bias", bias)
+        learn_beta = check_flag("learn_beta", learn_beta)
         learned = {
-            "threshold": validation.check_flag("learn_threshold", learn_threshold),
-            "graded_spikes_factor": validation.check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor),
+            "threshold": check_flag("learn_threshold", learn_threshold),
+            "graded_spikes_factor": check_flag("learn_graded_spikes_factor", learn_graded_spikes_factor),
         }
-        validation.check_dtype(dtype)
+        check_dtype(dtype)
         _environment()
 
         self.rnn = RecurrentParameters(self.input_size, self.hidden_size, bias, device, dtype, self.compact_decay)
@@ -166,7 +177,7 @@ class LeakyParallel(nn.Module):
 
         given = {"beta": beta, "threshold": threshold, "graded_spikes_factor": graded_spikes_factor}
         self._given = {
-            name: validation.per_neuron(name, value, self.hidden_size).clone()
+            name: per_neuron(name, value, self.hidden_size).clone()
             for name, value in given.items()
             if name != "beta" or value is not None
         }
@@ -192,13 +203,13 @@ class LeakyParallel(nn.Module):
                 request = launch_plan.request(settings.get("plan"), recompute=settings.get("recompute", False))
                 self.__dict__["_request"] = request
             elif name == "membrane_bounds":  # which torch.compile may take for numbers that vary, but not this
-                self.__dict__["_is_rectified"] = value == validation.RECTIFIED
+                self.__dict__["_is_rectified"] = value == RECTIFIED
             elif name == "spike_grad" and not isinstance(value, nn.Module):
                 self._modules.pop(name, None)
         elif name in ("threshold", "graded_spikes_factor"):
             held = self._parameters.get(name, self._buffers.get(name))
             if held is not None:
-                values = validation.per_neuron(name, value, self.hidden_size)
+                values = per_neuron(name, value, self.hidden_size)
                 if values.dtype != getattr(value, "dtype", None):  # numbers, rather than a tensor to be held as it is
                     values = values.to(device=held.device, dtype=held.dtype)
                     value = nn.Parameter(values, held.requires_grad) if name in self._parameters else values
@@ -380,7 +391,7 @@ class LeakyParallel(nn.Module):
             "plan": (self.plan, None),
             "recompute": (self.recompute, False),
             "compact_decay": (self.compact_decay, False),
-            "membrane_bounds": (self.membrane_bounds, validation.RECTIFIED),
+            "membrane_bounds": (self.membrane_bounds, RECTIFIED),
         }
         shown = [f"{name}={value}" for name, (value, default) in settings.items() if value != default]
         return ", ".join([str(self.input_size), str(self.hidden_size), *shown])
@@ -401,14 +412,14 @@ def _check_spike_grad(name: str, value: Any) -> SpikeGrad:
 
 
 _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
-    "dropout": validation.check_probability,
+    "dropout": check_probability,
     "spike_grad": _check_spike_grad,
-    "surrogate_disable": validation.check_flag,
-    "weight_hh_enable": validation.check_flag,
-    "backend": validation.check_backend,
+    "surrogate_disable": check_flag,
+    "weight_hh_enable": check_flag,
+    "backend": check_backend,
     "plan": _check_plan,
-    "recompute": validation.check_flag,
-    "membrane_bounds": validation.check_bounds,
+    "recompute": check_flag,
+    "membrane_bounds": check_bounds,
 }
 
 
@@ -430,14 +441,14 @@ def _check_together(settings: dict[str, Any]) -> None:
             raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {settings['plan']!r}")
         if settings.get("recompute"):
             raise ValueError(f"recompute must be False with {given}, which runs nn.RNN, got True")
-        bounds = settings.get("membrane_bounds", validation.RECTIFIED)
-        if bounds != validation.RECTIFIED:
+        bounds = settings.get("membrane_bounds", RECTIFIED)
+        if bounds != RECTIFIED:
             raise ValueError(f"membrane_bounds must be (0, inf) with {given}, which runs nn.RNN, got {bounds}")
 
 
 def _environment() -> str:
     """What the environment puts in place of `backend="auto"`; a variable that is empty is none."""
-    return validation.check_backend(BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or "auto")
+    return check_backend(BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or "auto")
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile traces none of it

@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .validation import RECTIFIED, Bounds, is_tracing, state_dtype
+from .dtypes import state_dtype
+from .setting_checks import RECTIFIED, Bounds
+from .torch_state import is_tracing
 
 __all__ = ["translation_table"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .build_info import build_info
+from .dtypes import state_dtype
 from .launch_plan import AUTOMATIC, Request, rnn_tf32
-from .validation import state_dtype
 
 # Bits of `outputs`, in the order of the results.
 SPIKES, MEMBRANE, CHECKPOINTS, FINAL_MEMBRANE = (1 << bit for bit in range(4))

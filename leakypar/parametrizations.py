@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import validation
+from .setting_checks import is_real
 
 __all__ = ["time_constant", "unit_interval"]
 
@@ -56,7 +56,7 @@ class time_constant(nn.Module):
 
     def __init__(self, dt: float = 1.0) -> None:
         super().__init__()
-        if not validation.is_real(dt):
+        if not is_real(dt):
             raise TypeError(f"time_constant: dt must be a number, got {type(dt).__name__}")
         if not 0 < float(dt) < float("inf"):
             raise ValueError(f"time_constant: dt must be positive and finite, got {dt}")

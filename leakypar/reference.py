@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import validation
+from .call_checks import check_call, check_mask
+from .dtypes import state_dtype
 from .lengths import beyond, check_lengths
+from .setting_checks import RECTIFIED, Bounds, check_bounds, check_flag
 from .surrogate import SpikeGrad, disabled, resolve
 
 __all__ = ["leaky_parallel"]
@@ -43,7 +45,7 @@ def leaky_parallel(
     spike_grad: SpikeGrad | None = None,
     dropout_mask: Tensor | None = None,
     surrogate_disable: bool = False,
-    membrane_bounds: validation.Bounds = validation.RECTIFIED,
+    membrane_bounds: Bounds = RECTIFIED,
     return_membrane: bool = False,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
@@ -83,24 +85,24 @@ def leaky_parallel(
         TypeError: an argument is not of a type named above.
         ValueError: an argument does not have a shape, dtype or device named above.
     """
-    dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
+    dtype = check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
     over = None
     if lengths is not None:
         check_lengths(lengths, x)
         over = beyond(lengths, x.shape[0])
         x = x.masked_fill(over, 0)
     if dropout_mask is not None:
-        validation.check_mask("dropout_mask", dropout_mask, [*x.shape[:-1], weight.shape[0]], x)
-    surrogate_disable = validation.check_flag("surrogate_disable", surrogate_disable)
-    return_membrane = validation.check_flag("return_membrane", return_membrane)
-    return_state = validation.check_flag("return_state", return_state)
-    device, state = x.device, validation.state_dtype(dtype)
+        check_mask("dropout_mask", dropout_mask, [*x.shape[:-1], weight.shape[0]], x)
+    surrogate_disable = check_flag("surrogate_disable", surrogate_disable)
+    return_membrane = check_flag("return_membrane", return_membrane)
+    return_state = check_flag("return_state", return_state)
+    device, state = x.device, state_dtype(dtype)
 
     decay = decay.to(state)
     threshold, gain = (torch.as_tensor(value, dtype=state, device=device) for value in (threshold, gain))
     lower, upper = (
         None if math.isinf(bound) else torch.tensor(bound, dtype=state, device=device)
-        for bound in validation.check_bounds("membrane_bounds", membrane_bounds)
+        for bound in check_bounds("membrane_bounds", membrane_bounds)
     )
     spike = resolve(spike_grad)
     if surrogate_disable:

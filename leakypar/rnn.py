@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import onnx, rnn_operator, validation
+from . import onnx, rnn_operator
+from .call_checks import check_call, check_spikes
+from .dtypes import state_dtype
 from .lengths import beyond, check_lengths
+from .setting_checks import RECTIFIED, Bounds, check_flag, check_probability
 from .surrogate import SpikeGrad, resolve
+from .torch_state import autocast_enabled, is_tracing
 
 __all__ = ["leaky_parallel"]
 
@@ -38,7 +42,7 @@ def leaky_parallel(
     dropout: float = 0.0,
     return_membrane: bool = False,
     return_state: bool = False,
-    bounds: validation.Bounds = validation.RECTIFIED,
+    bounds: Bounds = RECTIFIED,
 ) -> Tensor | tuple[Tensor, ...]:
     """Runs the layer of `leakypar.reference.leaky_parallel` through the kernel of `nn.RNN`.
 
@@ -73,12 +77,12 @@ def leaky_parallel(
         TypeError: an argument is not of a type above.
         ValueError: an argument does not have a shape, dtype, device or range above.
     """
-    dtype = validation.check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
+    dtype = check_call(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, dense=True)
     if lengths is not None:
         check_lengths(lengths, x)
-    dropout = validation.check_probability("dropout", dropout)
-    return_membrane = validation.check_flag("return_membrane", return_membrane)
-    return_state = validation.check_flag("return_state", return_state)
+    dropout = check_probability("dropout", dropout)
+    return_membrane = check_flag("return_membrane", return_membrane)
+    return_state = check_flag("return_state", return_state)
     spike = resolve(spike_grad)
 
     one_sequence = x.dim() == 2
@@ -88,7 +92,7 @@ def leaky_parallel(
         lengths = None if lengths is None else lengths.unsqueeze(0)
 
     # Autocast would run cuDNN's RNN in float16 whatever its dtype is, so the casts are made here.
-    settled = validation.autocast_enabled(x.device.type)
+    settled = autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if settled else nullcontext():
         # A recorded graph has the kernel as one operator, which has no rule for the transforms of torch.func.
         transformed = torch._C._are_functorch_transforms_active()
@@ -114,14 +118,14 @@ def leaky_parallel(
 
     seen = F.dropout(membrane, dropout) if dropout > 0 else membrane
     v = seen - _row(threshold)
-    spikes = validation.check_spikes(spike(v), v) * _row(gain)
+    spikes = check_spikes(spike(v), v) * _row(gain)
     spikes = spikes if over is None else spikes.masked_fill(over, 0)
 
     result = [spikes.to(dtype)]
     if return_membrane:
         result.append(membrane)
     if return_state:
-        result.append(final_membrane.to(validation.state_dtype(dtype)))
+        result.append(final_membrane.to(state_dtype(dtype)))
     return result[0] if len(result) == 1 else tuple(result)
 
 
@@ -136,7 +140,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """The membrane at every step `[T, N, H]`, and after the last `[N, H]`."""
     H = weight.shape[0]
-    matrix = onnx.diagonal_matrix if validation.is_tracing() else torch.diag_embed  # which not every exporter knows
+    matrix = onnx.diagonal_matrix if is_tracing() else torch.diag_embed  # which not every exporter knows
     recurrent = matrix(decay) if decay.dim() == 1 else decay
     biases = [weight.new_zeros(H) if bias is None else bias for bias in (bias_ih, bias_hh)]
     initial = x.new_zeros(x.shape[1], H) if initial_membrane is None else initial_membrane
@@ -160,7 +164,7 @@ def _run(
         initial.to(x.dtype),
         [weight, recurrent, *biases],
         lengths=lengths,
-        records=torch.is_grad_enabled() or validation.is_tracing(),
+        records=torch.is_grad_enabled() or is_tracing(),
     )
     return membrane, final_membrane
 

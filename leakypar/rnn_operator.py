@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .dtypes import state_dtype
 from .lengths import beyond
-from .validation import state_dtype
 
 
 @torch.library.custom_op("leakypar::rnn", mutates_args=())

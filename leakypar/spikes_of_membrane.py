@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops, surrogate, validation
+from . import ops, surrogate
 from .autograd import keeps_a_graph, scan
+from .dtypes import state_dtype
 
 
 def through_membrane(
@@ -66,7 +67,7 @@ class _SpikesOfMembrane(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         membrane, threshold, gain, seed = ctx.saved_tensors
         _, of_membrane, of_threshold, of_gain = ctx.needs_input_grad[:4]
-        state = validation.state_dtype(membrane.dtype)
+        state = state_dtype(membrane.dtype)
         grad, seen, factors = grad_outputs[0].to(state), membrane.to(state), None
         if seed is not None:
             factors = _dropout_factors(seed, ctx.dropout, membrane)
@@ -95,7 +96,7 @@ def _recorded_spikes(
     spike_grad: surrogate.SpikeGrad,
 ) -> Tensor:
     """`_SpikesOfMembrane` in plain operations, for torch.export: the kernel's spikes, and 0 with their gradient."""
-    state = validation.state_dtype(membrane.dtype)
+    state = state_dtype(membrane.dtype)
     seen = membrane.to(state)
     if seed is not None:
         seen = seen * _dropout_factors(seed, dropout, membrane)
@@ -115,7 +116,7 @@ def _dropout_factors(seed: Tensor, dropout: float, like: Tensor) -> Tensor:
     They are the spikes of a layer whose membrane is 1 everywhere, above a threshold of 0, with their height for gain.
     """
     T, N, H = like.shape
-    state = validation.state_dtype(like.dtype)
+    state = state_dtype(like.dtype)
     if dropout == 1:
         return like.new_zeros((T, N, H), dtype=state)
     zero = like.new_zeros((), dtype=state)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .validation import is_exporting, is_tracing
+from .torch_state import is_exporting, is_tracing
 
 __all__ = [
     "LSO",

@@ -25,9 +25,10 @@ from torch import Tensor
 from . import launch_plan, ops, surrogate
 from .autograd import is_plain
 from .build_info import extension
+from .call_checks import check_call
 from .measuring import DTYPES, Contestant, HostClock, Shape, clock_for, make_problem, race, summarize
+from .torch_state import is_tracing
 from .tuning_file import Candidate, remember, write
-from .validation import check_call, is_tracing
 
 if TYPE_CHECKING:
     from .module import LeakyParallel
