@@ -71,6 +71,14 @@ bench: $(call needs,bench) ## Measure against every rival that is installed, as 
 bench-growth: $(call needs,bench) ## Measure how cost grows with time steps and with neurons
 	$(python) -m benchmarks --growth $(BENCH_ARGS)
 
+.PHONY: bench-events
+bench-events: $(call needs,bench) ## Measure what an input of spikes saves on a CPU, beside nn.Linear
+	$(python) -m benchmarks --device cpu --events $(BENCH_ARGS)
+
+.PHONY: bench-memory
+bench-memory: $(call needs,bench) ## Measure how long a sequence trains in 4 GiB on a CPU
+	$(python) -m benchmarks --device cpu --memory $(BENCH_ARGS)
+
 .PHONY: bench-check
 bench-check: $(call needs,bench) ## Compare two runs, OLD and NEW; fail where something got slower
 	$(python) -m benchmarks.compare $(OLD) $(NEW)
@@ -84,7 +92,7 @@ rivals: $(call needs,bench) ## Install spikingjelly for the benchmarks, leaving 
 	$(pip) install --no-deps --requirement benchmarks/requirements-no-deps.txt
 
 .PHONY: bench-cpu
-bench-cpu: $(call needs,bench) ## Measure on this CPU, then rewrite the tables of README and docs/cpu.md
+bench-cpu: $(call needs,bench) ## Measure on this CPU, then rewrite the tables of README and docs
 	$(python) -m benchmarks --device cpu $(BENCH_ARGS)
 	$(python) -m benchmarks.table
 
@@ -97,7 +105,7 @@ predictions: $(call needs,bench) ## Rewrite the predicted times of docs/kernels.
 	$(python) -m tools.predictions
 
 .PHONY: readme
-readme: $(call needs,bench) ## Rewrite the tables of README and docs/cpu.md from benchmarks/results/
+readme: $(call needs,bench) ## Rewrite the tables of README and docs from benchmarks/results/
 	$(python) -m benchmarks.table
 
 # Beside a GPU there is often one torch and no network, so nothing is installed where a Python has what the run needs.

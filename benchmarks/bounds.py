@@ -14,8 +14,9 @@ d_W = d_u^T x         d_u, x                                          d_W [H,C] 
 d_x = d_u W           d_u, W                                          d_x [R,C]          2 R C H
 ====================  ==============================================  =================  ==========
 
-A training step is the last four. The scan's own arithmetic (some ten operations per value) and the parameter vectors,
-``H`` values each, are not counted. ``nn.Linear`` alone has the first row and the two products.
+A training step is the last four, and that of a first layer lacks d_x. The scan's own arithmetic (some ten operations
+per value) and the parameter vectors, ``H`` values each, are not counted. ``nn.Linear`` alone has the first row and the
+two products.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import torch
 
+from leakypar.benchmark import FIRST_LAYER
 from leakypar.measuring import DTYPES, Shape, clock_for
 
 # Copies larger than any cache; products large enough to fill the chip.
@@ -49,18 +51,18 @@ class Ceilings(NamedTuple):
 
 
 def layer_kernels(shape: Shape, pass_: str) -> tuple[Kernel, ...]:
-    """The kernels of the spiking layer's ``"forward"`` or ``"training"`` pass."""
-    (product,), R = linear_kernels(shape, "forward"), shape.rows
+    """The kernels of the spiking layer's pass."""
+    (product, *gradients), R = linear_kernels(shape, pass_), shape.rows
     if pass_ == "forward":
         return (product,)
     forward = Kernel(product.values + R * shape.H, product.operations)
-    return (forward, Kernel(3 * R * shape.H, 0), product, product)
+    return (forward, Kernel(3 * R * shape.H, 0), *gradients)
 
 
 def linear_kernels(shape: Shape, pass_: str) -> tuple[Kernel, ...]:
     """The kernels of ``nn.Linear`` alone: products among ``[R,C]``, ``[H,C]`` and ``[R,H]``, in any of three roles."""
     R, C, H = shape.rows, shape.C, shape.H
-    return (Kernel(R * C + H * C + R * H, 2 * R * C * H),) * (1 if pass_ == "forward" else 3)
+    return (Kernel(R * C + H * C + R * H, 2 * R * C * H),) * {"forward": 1, FIRST_LAYER: 2, "training": 3}[pass_]
 
 
 def bound_seconds(kernels: Sequence[Kernel], value_bytes: int, ceilings: Ceilings) -> float:

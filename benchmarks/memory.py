@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ from leakypar.measuring import DTYPES, Shape, make_problem, set_bytes, set_count
 SOURCES = {"cuda": "CUDA allocator", "cpu": "resident set of a fresh process"}
 RESET_HIGHEST_MARK = "5"
 USABLE = 0.8
+Result = TypeVar("Result")
 
 
 def lack(shape: Shape, dtype: str, pass_: str, device: torch.device) -> str | None:
@@ -63,8 +65,8 @@ def peak_of_this_process(call: Callable[[], object]) -> int:
     return max(0, _kibibytes("self/status", "VmHWM") - before)
 
 
-def peak_on_cpu(*case: object) -> int:
-    """Bytes that the second call of :func:`_peak`'s case takes at most, in a process of its own.
+def in_a_fresh_process(call: Callable[..., Result], *arguments: object) -> Result:
+    """What ``call`` returns, in a process of its own.
 
     Raises:
         RuntimeError: If that process ended before it could say.
@@ -73,10 +75,11 @@ def peak_on_cpu(*case: object) -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, context) as fresh:
-        return fresh.submit(_peak, *case).result()  # type: ignore[arg-type]
+        return fresh.submit(call, *arguments).result()
 
 
-def _peak(implementation: Implementation, shape: Shape, dtype: str, pass_: str, threads: int, learn: bool) -> int:
+def peak_on_cpu(implementation: Implementation, shape: Shape, dtype: str, pass_: str, threads: int, learn: bool) -> int:
+    """Bytes that the second call of a case takes at most, in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
     problem = make_problem(shape, dtype, "spikes", torch.device("cpu"), learn_decay=learn, sets=1)
     problem.sets[0].x.requires_grad_(pass_ == "training")

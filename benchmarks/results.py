@@ -10,9 +10,14 @@ over nn.Linear's. ``load``: processes that ran or waited in the minute before th
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.environment import Environment
+from benchmarks.implementations import Implementation
+from leakypar.measuring import Shape, rate_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +40,27 @@ CASE = ["shape", "dtype", "input", "pass", "threads"]
 
 def label(row: Row) -> str:
     return f"{row['implementation']} ({row['plan']})" if row["plan"] else str(row["implementation"])
+
+
+def row(
+    environment: Environment, found: Implementation, shape: Shape, dtype: str, pass_: str, kind: str, threads: int
+) -> Row:
+    """A row of what was run where; nothing is measured yet."""
+    return dict.fromkeys(COLUMNS) | {
+        **vars(environment),
+        "threads": threads,
+        "tf32": "n/a",
+        "dtype": dtype,
+        "shape": shape.name,
+        **{size: getattr(shape, size) for size in "TNCH"},
+        "pass": pass_,
+        "input": kind,
+        "spike_rate": rate_of(kind),
+        "implementation": found.name,
+        **{name: getattr(found, name) for name in ("plan", "backend", "function")},
+        "status": OK,
+        "note": "",
+    }
 
 
 class Writer:
@@ -87,9 +113,10 @@ def read(path: Path) -> pd.DataFrame:
     return frame
 
 
-def complete(folder: Path) -> list[Path]:
-    """The CSV files of complete runs, those of growth included, in a fixed order."""
-    return sorted(path for path in folder.glob("*.csv") if not path.stem.endswith(("-quick", "-partial")))
+def kind_of(path: Path) -> str:
+    """What a CSV file is of, by its name: ``growth``, ``events`` and so on; nothing for a run of everything."""
+    found = re.search("-(quick|partial|growth|events|rates|memory)$", path.stem)
+    return found[1] if found else ""
 
 
 def microseconds(value: float) -> str:

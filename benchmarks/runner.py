@@ -20,7 +20,7 @@ from benchmarks.environment import Environment
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer
 from benchmarks.results import Row
 from leakypar.benchmark import contestant, figures, step
-from leakypar.measuring import DTYPES, SPIKE_RATE, Problem, Shape, clock_for, make_problem, race
+from leakypar.measuring import DTYPES, Problem, Shape, clock_for, make_problem, race
 
 FEWEST_ROUNDS = 3
 # A probe's share of all steps, and the fewest: what a call takes once is then little beside what its steps take.
@@ -53,7 +53,7 @@ class Settings:
     case_seconds: float = 8.0
     call_limit: float = 4.0
     time_limit: float = math.inf
-    memory: bool = True
+    peak: bool = True
     done: frozenset[tuple[str, ...]] = frozenset()
 
 
@@ -87,7 +87,7 @@ class Case:
         return [found for found in self.settings.implementations if self.pass_ in found.passes]
 
     def run(self) -> list[Row]:
-        device, training = self.settings.device, self.pass_ == "training"
+        device = self.settings.device
         torch.set_num_threads(self.threads)
         if reason := memory.lack(self.shape, self.dtype, self.pass_, device):
             return self.rows(results.SKIPPED, reason)
@@ -95,7 +95,7 @@ class Case:
             torch.compiler.reset()
         problem = make_problem(self.shape, self.dtype, self.kind, device, learn_decay=self.settings.learn_decay)
         for inputs in problem.sets:
-            inputs.x.requires_grad_(training)
+            inputs.x.requires_grad_(self.pass_ == "training")
         try:
             expected = self._reference(problem)
         except ValueError as error:
@@ -137,7 +137,7 @@ class Case:
         key = (self.shape.name, self.dtype, self.kind)
         if key not in self.references:
             self.references.clear()
-            training = "training" in self.settings.passes
+            training = set(self.settings.passes) != {"forward"}
             training &= not memory.lack(self.shape, self.dtype, "training", self.settings.device)
             self.references[key] = compute_reference(problem, problem.sets[0], training=training)
         return self.references[key]
@@ -172,7 +172,7 @@ class Case:
                     seconds = min(seconds, clock.time(lambda: call(0), forget).wall)
             if over := self._over_limit(seconds):
                 return self._row(found, results.SKIPPED, over)
-            if self.settings.memory:
+            if self.settings.peak:
                 candidate.peak = self._peak(found, lambda: call(0), forget)
             forget()
         except WrongResultError as error:
@@ -210,8 +210,8 @@ class Case:
                 if device.type == "cuda":
                     peak = memory.peak_on_gpu(call, device)
                 else:
-                    rest = self.threads, self.settings.learn_decay
-                    peak = memory.peak_on_cpu(found, self.shape, self.dtype, self.pass_, *rest)
+                    case = found, self.shape, self.dtype, self.pass_, self.threads, self.settings.learn_decay
+                    peak = memory.in_a_fresh_process(memory.peak_on_cpu, *case)
                 self.peaks[key] = peak, memory.SOURCES[device.type]
             except (OSError, RuntimeError, PicklingError) as error:  # a killed process makes no rival a wrong one
                 self.peaks[key] = None, f"not measured: {type(error).__name__}: {error}"
@@ -220,27 +220,17 @@ class Case:
     def _gradients(self, layer: Layer, problem: Problem) -> dict[str, torch.Tensor]:
         if self.pass_ == "forward":
             return {}
-        grad_x = problem.sets[0].x.grad
-        gradients = layer.gradients() | ({} if grad_x is None else {"x": grad_x})
-        required = {"x", "weight", "bias_ih", "bias_hh", *(["decay"] if problem.learn_decay else [])}
+        x = problem.sets[0].x
+        gradients = layer.gradients() | ({} if x.grad is None else {"x": x.grad})
+        required = {"weight", "bias_ih", "bias_hh", *["x"] * x.requires_grad, *["decay"] * problem.learn_decay}
         if missing := required - set(gradients):
             raise WrongResultError(f"gradient of {', '.join(sorted(missing))}: got none")
         return gradients
 
     def _row(self, found: Implementation, status: str, note: str) -> Row:
         on_cuda_in_float32 = self.settings.device.type == "cuda" and self.dtype == "float32"
-        return dict.fromkeys(results.COLUMNS) | {
-            **vars(self.environment),
-            "threads": self.threads,
+        return results.row(self.environment, found, self.shape, self.dtype, self.pass_, self.kind, self.threads) | {
             "tf32": ("on" if self.settings.tf32 else "off") if on_cuda_in_float32 else "n/a",
-            "dtype": self.dtype,
-            "shape": self.shape.name,
-            **{size: getattr(self.shape, size) for size in "TNCH"},
-            "pass": self.pass_,
-            "input": self.kind,
-            "spike_rate": SPIKE_RATE if self.kind == "spikes" else None,
-            "implementation": found.name,
-            **{name: getattr(found, name) for name in ("plan", "backend", "function")},
             "status": status,
             "copy_bandwidth": self.ceilings.copy,
             "matrix_rate": self.ceilings.matrix,

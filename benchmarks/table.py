@@ -1,13 +1,15 @@
 """``python -m benchmarks.table``: rewrites the tables of README and docs from the CSV files, and from nothing else.
 
 A table stands between ``<!-- benchmark:cpu -->`` and ``<!-- /benchmark:cpu -->``; ``gpu`` likewise. What follows the
-name chooses rows in the words of ``pandas.DataFrame.query``: ``<!-- benchmark:cpu shape == "speech" -->``.
-``memory:cpu`` is the table of a training step's peak memory.
+name chooses rows in the words of ``pandas.DataFrame.query``: ``<!-- benchmark:cpu shape == "speech" -->``. ``memory``
+is the table of a training step's peak memory; ``events`` and ``longest`` are those of a run with ``--events`` and
+``--memory``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -15,38 +17,41 @@ from pathlib import Path
 from statistics import geometric_mean as gmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.environment import RESULTS, ROOT
 from benchmarks.implementations import BASELINE, FLOOR
-from benchmarks.results import OK, SKIPPED, complete, microseconds, read
+from benchmarks.results import OK, SKIPPED, kind_of, microseconds, read
+from benchmarks.stack import LIMIT
 
-OURS, RECOMPUTE = "leakypar fused (auto)", "leakypar fused (recompute)"
+OURS, RECOMPUTE = (f"leakypar fused ({plan})" for plan in ("auto", "recompute"))
 SNNTORCH = "snntorch LeakyParallel"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md", ROOT / "docs" / "events.md")
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 RELATIVE = "\\* computes a near relative"
 NOT_MEASURED = "not yet measured"
-BLOCK = re.compile(r"(<!-- (benchmark|memory):(cpu|gpu)(.*?) -->\n).*?(<!-- /\2:\3 -->)", re.DOTALL)
-MARKER = re.compile(r"<!-- /?(?:benchmark|memory):")
+BLOCK = re.compile(r"(<!-- (\w+):(cpu|gpu)(.*?) -->\n).*?(<!-- /\2:\3 -->)", re.DOTALL)
+MARKER = re.compile(r"<!-- /?\w+:(?:cpu|gpu)")
 
 
-def rewrite(text: str, runs: Sequence[pd.DataFrame]) -> str:
-    """Replaces what stands between the markers of each block of a page by tables, one for each run.
+def rewrite(text: str, runs: Sequence[tuple[str, pd.DataFrame]]) -> str:
+    """Replaces what stands between the markers of each block of a page by tables, one for each run of its kind.
 
     Raises:
         ValueError: If a marker of ``text`` is not one of a pair.
     """
 
     def content(block: re.Match[str]) -> str:
-        begin, kind, device, query, end = block.groups()
-        chosen = [run[run.device_type == DEVICES[device]] for run in runs]
+        begin, name, device, query, end = block.groups()
+        kind, table = TABLES[name]
+        chosen = [run[run.device_type == DEVICES[device]] for run_kind, run in runs if run_kind == kind]
         chosen = [rows.query(query.strip()) if query.strip() else rows for rows in chosen]
-        tables = [(speed if kind == "benchmark" else memory)(rows) for rows in chosen if (rows.label == OURS).any()]
+        tables = [table(rows) for rows in chosen if not rows.empty]
         return "\n\n".join([begin.rstrip(), *(tables or [NOT_MEASURED]), end])
 
     if len(MARKER.findall(text)) != 2 * len(BLOCK.findall(text)):
-        raise ValueError("page: expected each <!-- benchmark:... --> and <!-- memory:... --> to be one of a pair")
+        raise ValueError("page: expected each <!-- benchmark:... --> and its like to be one of a pair")
     return BLOCK.sub(content, text)
 
 
@@ -73,7 +78,9 @@ def speed(rows: pd.DataFrame) -> str:
             {
                 "shape (T, N, C, H)": f"{ours['shape']} ({ours['T']}, {ours['N']}, {ours['C']}, {ours['H']})",
                 "dtype": f"{ours['dtype']} (TF32)" if ours["tf32"] == "on" else ours["dtype"],
-                **{name: ours[name] for name in ("pass", "input", "threads")},
+                "pass": ours["pass"],
+                "input": _number(100 * ours["spike_rate"], "{:g}% spikes") or ours["input"],
+                "threads": ours["threads"],
                 "nn.RNN": _time(named.get(BASELINE)),
                 "snntorch": _time(named.get(SNNTORCH)),
                 "best other": f"{_time(best)} {best['label']}{'*' * near}" if best else "",
@@ -113,14 +120,63 @@ def memory(rows: pd.DataFrame) -> str:
     return "\n".join([f"{_machine(rows)} MiB by: {source}.", "", *_markdown(lines)])
 
 
+def events(rows: pd.DataFrame) -> str:
+    """Ours as a share of nn.Linear doing the same, by shape and number of threads, for each input and pass."""
+    ours = rows[(rows.label == OURS) & (rows.status == OK)]
+    shares = ours.pivot_table("time_over_linear", ["threads", "shape"], ["input", "pass"], sort=False)
+    lines: list[dict[str, object]] = []
+    for threads, same in shares.groupby(level="threads", sort=False):
+        named = [*((shape, values) for (_, shape), values in same.iterrows()), ("geometric mean", same.agg(gmean))]
+        for shape, values in named:
+            cells = {f"{kind} {pass_}": f"{share:.2f}" for (kind, pass_), share in values.items()}
+            lines.append({"shape": shape, "threads": threads, **cells})
+    return "\n".join([f"{_machine(rows)} Time over that of nn.Linear.", "", *_markdown(lines)])
+
+
+def longest(rows: pd.DataFrame) -> str:
+    """The longest sequence that trains in :data:`LIMIT` bytes, and memory and time beside snntorch's and ours."""
+    found = rows[rows.status == OK]
+    GiB = found.pivot_table("peak_bytes", "T", "label", sort=False).sort_index() / 2**30
+    times = found.pivot_table("median_us", "T", "label")
+    limit, most = LIMIT / 2**30, {name: _reaches(GiB[name].dropna(), LIMIT / 2**30) for name in GiB}
+    theirs, lines = most.get(SNNTORCH, math.nan), []
+    for name, T in most.items():
+        curve = GiB[name].dropna()
+        at = np.interp(theirs, curve.index, curve) if theirs <= curve.index[-1] else math.nan
+        step = (times[name] / times[OURS]).median() if OURS in times else math.nan
+        line = {"implementation": name, f"longest T in {limit:g} GiB": _number(T, "{:.0f}") or f"> {curve.index[-1]}"}
+        line |= {"over snntorch's": _number(T / theirs, "{:.1f}×"), f"GiB at T = {theirs:.0f}": _number(at, "{:.2f}")}
+        line |= {"snntorch's over it": _number(limit / at, "{:.1f}×"), "time over auto": _number(step, "{:.2f}")}
+        lines.append(line | {"at the longest": found[found.label == name].note.iloc[-1]})
+    return "\n".join([f"{_machine(rows)} GiB by: {found.peak_source.iloc[0]}.", "", *_markdown(lines)])
+
+
+def _reaches(curve: pd.Series, value: float) -> float:
+    """The index at which a curve first reaches a value, on a line between two points of it; NaN if it does not."""
+    above = next((place for place, each in enumerate(curve) if each >= value), 0)
+    if not above:
+        return math.nan
+    (low, high), (before, after) = curve.index[above - 1 : above + 1], curve.iloc[above - 1 : above + 1]
+    return float(low + (high - low) * (value - before) / (after - before))
+
+
+TABLES = {
+    "benchmark": ("", speed),
+    "memory": ("", memory),
+    "events": ("events", events),
+    "longest": ("memory", longest),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites pages in place."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Rewrite tables from results.")
-    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and docs/cpu.md")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md, docs/cpu.md and docs/events.md")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of CSV files")
     options = parser.parse_args(arguments)
-    files = [path for path in complete(options.results) if not path.stem.endswith("-growth")]
-    runs = [read(path) for path in files]
+    shown = {kind for kind, _ in TABLES.values()}
+    files = [path for path in sorted(options.results.glob("*.csv")) if kind_of(path) in shown]
+    runs = [(kind_of(path), read(path)) for path in files]
     for page in options.pages or PAGES:
         page.write_text(rewrite(page.read_text(encoding="utf-8"), runs), encoding="utf-8")
         print(f"{page}: rewritten from {', '.join(path.name for path in files) or 'no results'}")
@@ -130,13 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _machine(rows: pd.DataFrame) -> str:
     first, commits = rows.iloc[0], ", ".join(f"`{commit}`" for commit in dict.fromkeys(rows.commit))
     cuda = "" if first.device_type == "cpu" else f", CUDA {first.cuda}, driver {first.driver}"
-    rates = [f" Spikes: random, at a rate of {rate:g}." for rate in sorted(set(rows.spike_rate.dropna()))]
-    return f"{first.device}, torch {first.torch}{cuda}, leakypar {first.leakypar} at {commits}.{''.join(rates)}"
+    return f"{first.device}, torch {first.torch}{cuda}, leakypar {first.leakypar} at {commits}."
 
 
 def _markdown(lines: Sequence[dict[str, object]]) -> list[str]:
     heads = list(lines[0]) if lines else []
-    left = ("shape (T, N, C, H)", "shape", "dtype", "pass", "input", "backend")
+    left = ("shape (T, N, C, H)", "shape", "dtype", "pass", "input", "backend", "implementation")
     rule = ["---" if head in left else "--:" for head in heads]
     return [f"| {' | '.join(map(str, cells))} |" for cells in (heads, rule, *(each.values() for each in lines))]
 
@@ -145,7 +200,7 @@ def _time(row: dict[str, Any] | None) -> str:
     return "" if row is None or row["status"] != OK else microseconds(row["median_us"])
 
 
-def _number(value: float, form: str) -> str:
+def _number(value: float | None, form: str) -> str:
     return "" if pd.isna(value) else form.format(value)
 
 

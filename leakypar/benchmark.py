@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from . import ops
 from .measuring import (
     DTYPES,
-    INPUTS,
     THRESHOLD,
     Contestant,
     InputSet,
@@ -35,6 +34,7 @@ from .measuring import (
     clock_for,
     make_problem,
     race,
+    rate_of,
     summarize,
 )
 from .module import LeakyParallel
@@ -58,6 +58,9 @@ ONE_SEQUENCE = Shape("one-sequence", 1000, 1, 128, 256)
 
 QUICK = ("tutorial", "long", "streaming", "onm")
 PASSES = ("forward", "training")
+FIRST_LAYER = "first-layer"
+"""A training step as the first layer of a network has it, whose input needs no gradient."""
+
 FLOOR, RNN, FUSED = "nn.Linear", "leakypar rnn", "leakypar fused"
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 1000
 MOST_MISMATCH = 1e-2
@@ -94,7 +97,7 @@ def figures(readings: Mapping[str, Mapping[int, Reading]], name: str, baseline: 
 
 
 def step(layer: nn.Module, inputs: InputSet, pass_: str) -> Tensor:
-    """A forward pass, or forward and backward to the input and every parameter; returns the layer's output."""
+    """A forward pass, or forward and backward to what requires a gradient; returns the layer's output."""
     if pass_ == "forward":
         with torch.no_grad():
             output: Tensor = layer(inputs.x)
@@ -209,8 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shapes", default=",".join(QUICK), help=f"of {', '.join(known_shapes)}; or all")
     parser.add_argument("--dtypes", default="float32", help=f"of {', '.join(DTYPES)}")
-    parser.add_argument("--passes", default=",".join(PASSES))
-    parser.add_argument("--inputs", default="spikes", help=f"of {', '.join(INPUTS)}")
+    parser.add_argument("--passes", default=",".join(PASSES), help=f"or {FIRST_LAYER}")
+    parser.add_argument("--inputs", default="spikes", help="of spikes (a rate of 20%%), dense, or rates such as 5%%")
     parser.add_argument("--threads", default=str(torch.get_num_threads()), help="such as 1,2")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each case, about")
     parser.add_argument("--csv", type=Path, help="a file to write the rows to")
@@ -220,12 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, chosen, known in (
         ("--shapes", shapes, known_shapes),
         ("--dtypes", dtypes, DTYPES),
-        ("--passes", passes, PASSES),
-        ("--inputs", inputs, INPUTS),
+        ("--passes", passes, (*PASSES, FIRST_LAYER)),
     ):
         for value in chosen:
             if value not in known:
                 parser.error(f"{name}: expected some of {', '.join(known)}, got {value!r}")
+    for kind in inputs:
+        try:
+            rate_of(kind)
+        except ValueError as error:
+            parser.error(f"--inputs: {error}")
     if not ops.is_available(options.device):
         print(f"There are no fused kernels to measure: {ops.unavailable_reason(options.device)}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,11 +39,10 @@ class Shape:
         return f"{self.name} ({self.T}, {self.N}, {self.C}, {self.H})"
 
 
-INPUTS = ("spikes", "dense")
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 }
-SPIKE_RATE = 0.2
+SPIKES = 0.2  # the rate of an input named "spikes"
 THRESHOLD = 1.0
 # Input sets are rotated. Together they are larger than the last cache of most machines, so that no call finds its input
 # there because the call before it used the same.
@@ -50,24 +50,37 @@ ROTATED_BYTES = 64 << 20
 MOST_SETS = 8
 
 
+def rate_of(kind: str) -> float | None:
+    """The share of ones in an input of zeros and ones: `"spikes"` are 20%, and `"5%"` says it; None for `"dense"`.
+
+    Raises:
+        ValueError: If `kind` is none of these.
+    """
+    named = {"spikes": SPIKES, "dense": None}
+    percent = re.fullmatch(r"(\d+(?:\.\d+)?)%", kind)
+    if kind in named:
+        return named[kind]
+    if percent and 0 < float(percent[1]) <= 100:
+        return float(percent[1]) / 100
+    raise ValueError(f"input: got {kind!r}, expected spikes, dense or a rate such as 5%")
+
+
 def draw_input(shape: Shape, kind: str, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Draws an input `[T, N, C]` on the generator's device.
 
     Args:
         shape: The sizes.
-        kind: `"spikes"`: ones at a rate of :data:`SPIKE_RATE`, else zeros. `"dense"`: standard normal values.
+        kind: `"dense"`: standard normal values. Else ones at the rate that :func:`rate_of` reads, and zeros.
         dtype: Of the result.
         generator: Of the values.
 
     Raises:
-        ValueError: If `kind` is neither.
+        ValueError: If `kind` is none of these.
     """
-    size = (shape.T, shape.N, shape.C)
-    if kind == "dense":
+    size, rate = (shape.T, shape.N, shape.C), rate_of(kind)
+    if rate is None:
         return torch.randn(size, generator=generator, device=generator.device).to(dtype)
-    if kind != "spikes":
-        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(INPUTS)}")
-    return (torch.rand(size, generator=generator, device=generator.device) < SPIKE_RATE).to(dtype)
+    return (torch.rand(size, generator=generator, device=generator.device) < rate).to(dtype)
 
 
 class Parameters(NamedTuple):
@@ -118,20 +131,20 @@ def make_problem(
     Args:
         shape: The sizes.
         dtype: A name of :data:`DTYPES`.
-        kind: `"spikes"` or `"dense"`, as of :func:`draw_input`.
+        kind: `"spikes"`, `"dense"` or a rate, as of :func:`rate_of`.
         device: Where the tensors live.
         learn_decay: Whether the training step also computes the decay's gradient.
         sets: How many input sets; :func:`set_count` when None.
 
     Raises:
-        ValueError: If `kind` is neither.
+        ValueError: If `kind` is none of these.
     """
     generator, target = torch.Generator(device).manual_seed(0), DTYPES[dtype]
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, device=device)
 
-    second_moment = SPIKE_RATE if kind == "spikes" else 1.0
+    second_moment = rate_of(kind) or 1.0
     uniform = torch.rand(shape.H, generator=generator, device=device)
     parameters = Parameters(
         weight=(normal(shape.H, shape.C) * 0.5 / (shape.C * second_moment) ** 0.5).to(target),

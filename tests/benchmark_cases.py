@@ -30,7 +30,7 @@ def settings(*implementations: Implementation, **options: Any) -> Settings:
         "threads": [torch.get_num_threads()],
         "implementations": implementations,
         "rounds": 3,
-        "memory": False,
+        "peak": False,
     }
     return Settings(**(chosen | options))
 

@@ -108,9 +108,11 @@ def test_inputs_are_what_they_say() -> None:
     assert set(spikes[0].x.unique().tolist()) == {0.0, 1.0}
     assert spikes[0].x.mean().item() == pytest.approx(0.2, abs=0.01)
     assert not torch.equal(spikes[0].x, spikes[1].x)
+    few = make_problem(Shape("s", 50, 8, 100, 4), "float32", "2.5%", CPU).sets
+    assert few[0].x.mean().item() == pytest.approx(0.025, abs=0.005)
     dense = make_problem(Shape("s", 50, 8, 100, 4), "float32", "dense", CPU).sets[0].x
     assert (dense == 0).sum() == 0
-    with pytest.raises(ValueError, match="kind"):
+    with pytest.raises(ValueError, match="expected spikes, dense or a rate"):
         make_problem(TINY, "float32", "zeros", CPU)
 
 
@@ -118,7 +120,7 @@ def test_inputs_are_what_they_say() -> None:
 def test_the_command_writes_a_row_for_every_contestant(tmp_path: Path) -> None:
     pytest.importorskip("leakypar._C", reason="the extension was not built")
     threads, path = torch.get_num_threads(), tmp_path / "rows.csv"
-    chosen = ["--shapes", "all", "--dtypes", "float32,bfloat16", "--inputs", "spikes,dense", "--threads", "1"]
+    chosen = ["--shapes", "all", "--dtypes", "float32,bfloat16", "--inputs", "5%,dense", "--threads", "1"]
     try:
         assert benchmark.main([*chosen, "--seconds", "0.001", "--csv", str(path)]) == 0
     finally:
@@ -158,12 +160,14 @@ def test_without_kernels_it_says_what_is_missing_and_how_to_get_it(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--shapes", "huge"], ["--dtypes", "int8"], ["--passes", "backward"], ["--inputs", "zeros"]]
+    "arguments", [["--shapes", "huge"], ["--dtypes", "int8"], ["--passes", "backward"], ["--inputs", "120%"]]
 )
 def test_unknown_choices_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main(arguments)
-    assert f"{arguments[0]}: expected some of" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{arguments[0]}: " in said
+    assert arguments[1] in said
 
 
 def test_the_layers_that_are_timed_agree() -> None:

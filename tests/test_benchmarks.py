@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
 from benchmarks import __main__ as command_line
-from benchmarks import bounds, gpu, memory, plot, results, runner, table
+from benchmarks import bounds, gpu, memory, plot, results, runner, stack, table
 from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels, linear_kernels
 from benchmarks.environment import ROOT, describe, set_tf32
 from benchmarks.implementations import BASELINE, FLOOR, Layer, all_implementations
@@ -290,13 +290,16 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
 def test_memory_is_measured_in_a_fresh_process() -> None:
     shape = Shape("wide", 64, 32, 256, 512)
     (linear, rnn), mebi = (
-        (memory.peak_on_cpu(each, shape, "float32", "forward", 1, False) for each in (Linear(), RNN())),
+        (
+            memory.in_a_fresh_process(memory.peak_on_cpu, each, shape, "float32", "forward", 1, False)
+            for each in (Linear(), RNN())
+        ),
         2**20,
     )
     outputs = shape.rows * shape.H * 4 / mebi
     assert 0.9 * outputs < linear / mebi < 1.6 * outputs
     assert rnn > linear
-    rows = run_case(Linear(), memory=True, rounds=1)
+    rows = run_case(Linear(), peak=True, rounds=1)
     assert rows[0]["peak_source"] == "resident set of a fresh process"
 
 
@@ -304,8 +307,8 @@ def test_a_process_that_dies_leaves_its_memory_unmeasured(monkeypatch: pytest.Mo
     def killed(*case: object) -> int:
         raise RuntimeError("a process was terminated abruptly")
 
-    monkeypatch.setattr(memory, "peak_on_cpu", killed)
-    (row,) = run_case(Linear(), memory=True, rounds=1)
+    monkeypatch.setattr(memory, "in_a_fresh_process", killed)
+    (row,) = run_case(Linear(), peak=True, rounds=1)
     assert (row["status"], row["peak_bytes"]) == (results.OK, None)
     assert "not measured: RuntimeError: a process was terminated" in row["peak_source"]
 
@@ -478,7 +481,7 @@ def test_tables(tmp_path: Path) -> None:
     assert table.main([str(readme), "--results", str(folder)]) == 0
     once = readme.read_text()
     line = (
-        "| speech (250, 256, 700, 512) | float32 | forward | spikes | 2 | 4.01 ms | 3.90 ms "
+        "| speech (250, 256, 700, 512) | float32 | forward | 20% spikes | 2 | 4.01 ms | 3.90 ms "
         "| 2.50 ms spikingjelly (LIF)* | 823 µs | fused | 1.23 ms | 5.50 µs | 3.25× | 1.50× ± 0.12 | 80% |"
     )
     assert line in once.splitlines()
@@ -512,27 +515,30 @@ def test_a_page_without_its_markers(broken: str) -> None:
 @pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.name)
 def test_the_pages_have_their_markers(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert len(table.BLOCK.findall(text)) >= 2
+    assert table.BLOCK.findall(text)
     assert "not yet measured" in table.rewrite(text, [])
+
+
+OVER_STEPS = [
+    make_row(shape="stack", pass_="first-layer", T=T, peak_bytes=T * size << 20, peak_source="a source", **which)
+    for size, which in (
+        (4, {"implementation": "snntorch LeakyParallel", "plan": ""}),
+        (2, {"plan": "auto", "median_us": 600.0}),
+        (1, {"plan": "recompute", "note": "layers fire"}),
+    )
+    for T in (512, 1024, 2048)
+]
 
 
 @pytest.mark.parametrize(
     ("name", "rows", "images"),
     [
         (
-            "cpu",
-            [
-                make_row(peak_bytes=1 << 20),
-                make_row(shape="long", speedup_over_rnn=0.5),
-                make_row(pass_="training", function="near"),
-            ],
-            ["cpu-bound.png", "cpu-memory.png", "cpu-speedup.png"],
-        ),
-        (
             "cpu-growth",
             [make_row(shape=f"{size}={value}", **{size: value}) for size in "TH" for value in (32, 64)],
             ["cpu-growth-H.png", "cpu-growth-T.png"],
         ),
+        ("cpu-memory", OVER_STEPS, ["cpu-memory.png"]),
     ],
 )
 def test_plots(name: str, rows: list[Row], images: list[str], tmp_path: Path) -> None:
@@ -543,13 +549,48 @@ def test_plots(name: str, rows: list[Row], images: list[str], tmp_path: Path) ->
     assert all((tmp_path / image).stat().st_size > 5000 for image in images)
 
 
+def page_of(block: str, folder: Path, name: str, rows: list[Row]) -> list[str]:
+    """The lines of a page that has this block alone."""
+    Writer(folder / name).write(rows)
+    page = folder / "page.md"
+    page.write_text(f"<!-- {block}:cpu -->\n<!-- /{block}:cpu -->\n")
+    table.main([str(page), "--results", str(folder)])
+    return page.read_text().splitlines()
+
+
+def test_the_table_of_longest_sequences_interpolates(tmp_path: Path) -> None:
+    """4 GiB: snntorch's 4 MiB a step reach them at 1024, 2 MiB at 2048; 1 MiB does not, in what was measured."""
+    lines = page_of("longest", tmp_path, "cpu-memory.csv", OVER_STEPS)
+    for line in (
+        "| snntorch LeakyParallel | 1024 | 1.0× | 4.00 | 1.0× | 2.06 |  |",
+        "| leakypar fused (auto) | 2048 | 2.0× | 2.00 | 2.0× | 1.00 |  |",
+        "| leakypar fused (recompute) | > 2048 |  | 1.00 | 4.0× | 2.06 | layers fire |",
+    ):
+        assert line in lines
+
+
+def test_the_table_of_events_has_geometric_means(tmp_path: Path) -> None:
+    rows = [
+        make_row(shape=shape, pass_=pass_, input="5%", spike_rate=0.05, time_over_linear=time)
+        for shape, times in {"onm": (0.25, 0.5), "long": (1.0, 2.0)}.items()
+        for pass_, time in zip(("forward", "first-layer"), times, strict=True)
+    ]
+    lines = page_of("events", tmp_path, "cpu-events.csv", rows)
+    assert lines[-6:-2] == [
+        "| --- | --: | --: | --: |",
+        "| onm | 2 | 0.25 | 0.50 |",
+        "| long | 2 | 1.00 | 2.00 |",
+        "| geometric mean | 2 | 0.50 | 1.00 |",
+    ]
+
+
 def test_nothing_to_plot(tmp_path: Path) -> None:
     skipped = make_row(
         status=results.SKIPPED, median_us=None, speedup_over_rnn=None, share_of_bound=None, peak_bytes=None
     )
-    Writer(tmp_path / "cpu.csv").write([skipped])
+    Writer(tmp_path / "cpu-growth.csv").write([skipped])
     with pytest.raises(ValueError, match="none that was timed"):
-        plot.draw(read(tmp_path / "cpu.csv"), tmp_path / "cpu.csv")
+        plot.draw(read(tmp_path / "cpu-growth.csv"), tmp_path / "cpu-growth.csv")
 
 
 # The program
@@ -612,8 +653,8 @@ def test_growth_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = (Shape("T=8", 8, 2, 16, 16), Shape("T=16", 16, 2, 16, 16))
     monkeypatch.setitem(GROWTH, "T", family)
     monkeypatch.setattr(command_line, "RESULTS", tmp_path)
-    chosen = ["--growth", "T", "--implementations", "nn.RNN,leakypar fused"]
-    chosen += ["--rounds", "1", "--no-memory", "--threads", "1,2"]
+    chosen = ["--growth", "--shapes", "growth-T", "--implementations", "nn.RNN,leakypar fused"]
+    chosen += ["--rounds", "1", "--no-peak", "--threads", "1,2"]
     assert command_line.main(["--device", "cpu", *chosen]) == 0
     rows = read(tmp_path / "cpu-growth-partial.csv")
     assert list(rows["shape"].unique()) == ["T=8", "T=16"]
@@ -621,10 +662,32 @@ def test_growth_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {*zip(rows.dtype, rows.input, strict=True)} == {("float32", "spikes")}
 
 
+def test_the_memory_of_a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends where it passes the limit: nn.RNN before ours, which keep less."""
+    monkeypatch.setattr(stack, "SHAPE", Shape("stack", 64, 4, 256, 256))
+    monkeypatch.setattr(stack, "LIMIT", 20 << 20)
+    path = tmp_path / "cpu-memory.csv"
+    measured = f"nn.RNN,{table.OURS},{table.RECOMPUTE},spikingjelly (LIF checkpoint)"
+    chosen = ["--implementations", measured, "--threads", "1", "--rounds", "1"]
+    assert command_line.main(["--memory", *chosen, "--output", str(path)]) == 0
+    rows = read(path)
+    timed = rows[rows.status == results.OK]
+    ends = timed.groupby("label")["T"].max()
+    assert ends[BASELINE] <= ends[table.OURS] <= ends[table.RECOMPUTE]
+    assert ends[BASELINE] < ends[table.RECOMPUTE]
+    for name in (BASELINE, table.OURS, table.RECOMPUTE):
+        peaks = timed[timed.label == name].peak_bytes
+        assert (peaks.iloc[:-1] <= stack.LIMIT).all()
+        assert peaks.iloc[-1] > stack.LIMIT
+    fired = timed[(timed.label == table.OURS) & (timed["T"] >= stack.WARM_UP)].note.iloc[0]
+    assert all(4 < float(rate) < 6 for rate in re.findall(r"([\d.]+)%", fired))
+    assert len(re.findall("%", fired)) == stack.DEPTH
+
+
 def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out.csv"
     chosen = ["--device", "cpu", "--shapes", "8x2x16x16,16x2x16x16", "--dtype", "float32", "--inputs", "spikes"]
-    chosen += ["--implementations", "nn.RNN", "--rounds", "1", "--threads", "1", "--no-memory"]
+    chosen += ["--implementations", "nn.RNN", "--rounds", "1", "--threads", "1", "--no-peak"]
     arguments = [*chosen, "--output", str(path)]
     assert command_line.main([*arguments, "--passes", "forward"]) == 0
     rows = results.finished(path)
@@ -649,9 +712,7 @@ def test_it_runs_beside_torch_alone() -> None:
     blocked = ("pandas", "matplotlib", "rich", "tqdm", "snntorch", "numpy.testing")
     hide = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
     run = "from benchmarks.__main__ import main; import benchmarks.gpu; raise SystemExit(main(sys.argv[1:]))"
-    options = (
-        "--device cpu --shapes 8x2x16x16 --implementations nn.RNN,nn.Linear --rounds 1 --dtype float32 --no-memory"
-    )
+    options = "--device cpu --shapes 8x2x16x16 --implementations nn.RNN,nn.Linear --rounds 1 --dtype float32 --no-peak"
     command = [sys.executable, "-c", f"{hide}; {run}", *options.split(), "--output", "/dev/null"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bounds import Kernel, layer_kernels
-from leakypar.benchmark import PASSES
+from leakypar.benchmark import FIRST_LAYER
 from leakypar.measuring import Problem, Shape
 
 
@@ -84,12 +84,16 @@ class Implementation(ABC):
         package: What has to be installed beside torch.
         rounds_state: The membrane is rounded at every step to the precision of a product's operands. Ours is not.
         step_by_step: A call walks through time, so that a few steps tell how long all of them take.
-        optional: It runs only when it is asked for by name.
     """
 
     name: str
     plan, backend, function, package = "", "", "same", "torch"
-    rounds_state = step_by_step = optional = False
+    rounds_state = step_by_step = False
+
+    @property
+    def optional(self) -> bool:
+        """Whether it runs only when it is asked for by name."""
+        return False
 
     @property
     def label(self) -> str:
@@ -98,7 +102,7 @@ class Implementation(ABC):
     @property
     def passes(self) -> tuple[str, ...]:
         """Those that it is timed in."""
-        return ("training",) if self.plan == "recompute" else PASSES
+        return (FIRST_LAYER, "training") if "recompute" in self.plan else ("forward", FIRST_LAYER, "training")
 
     def applies(self, device: torch.device) -> bool:
         """Whether it means anything on such a device; where it does not, it is left out without a word."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,9 +14,7 @@ from leakypar.measuring import DTYPES, THRESHOLD, Problem
 
 
 class LeakyParallelLayer(Recurrent):
-    def __init__(
-        self, problem: Problem, backend: str, plan: launch_plan.Method | None = None, recompute: bool = False
-    ) -> None:
+    def __init__(self, problem: Problem, **options: Any) -> None:
         super().__init__()
         self.layer = leakypar.LeakyParallel(
             *(problem.shape.C, problem.shape.H, 0.5),
@@ -24,9 +22,7 @@ class LeakyParallelLayer(Recurrent):
             learn_beta=problem.learn_decay,
             device=problem.device,
             dtype=problem.parameters.weight.dtype,
-            backend=backend,
-            plan=plan,
-            recompute=recompute,
+            **options,
         )
         self.adopt(self.layer.rnn, problem)
 
@@ -35,23 +31,23 @@ class LeakyParallelLayer(Recurrent):
         return spikes
 
 
-FORCED: dict[str, launch_plan.Method] = {name: name for name in get_args(launch_plan.Method)}
-RECOMPUTE = "recompute"
+PLANS: dict[str, dict[str, Any]] = {"auto": {}, **{name: {"plan": name} for name in get_args(launch_plan.Method)}}
+PLANS |= {"recompute": {"recompute": True}}
 
 
-@register("auto", *FORCED, RECOMPUTE)
+@register(*PLANS)
 class Fused(Implementation):
     """The fused kernels. ``auto`` is what a user gets.
 
-    ``sequential``, ``look_back`` and ``project_scan`` are the methods it picks from on a GPU, and ``recompute`` keeps
-    no membrane for the backward.
+    ``sequential``, ``look_back`` and ``project_scan`` are the methods it picks from on a GPU. ``recompute`` keeps no
+    membrane for the backward.
     """
 
     name = "leakypar fused"
     backend = "fused"
 
     def applies(self, device: torch.device) -> bool:
-        return device.type != "cpu" or self.plan not in FORCED  # the CPU has one plan
+        return device.type != "cpu" or "plan" not in PLANS[self.plan]  # the CPU has one plan
 
     def unavailable(self, device: torch.device) -> str | None:
         return None if ops.is_available(device.type) else f"leakypar was built without kernels for {device.type}"
@@ -71,7 +67,7 @@ class Fused(Implementation):
         return chunks if problem.device.type == "cpu" else f"{plan.forward}, {plan.backward}, {chunks}"
 
     def build(self, problem: Problem) -> Layer:
-        return LeakyParallelLayer(problem, "fused", FORCED.get(self.plan), self.plan == RECOMPUTE)
+        return LeakyParallelLayer(problem, backend="fused", **PLANS[self.plan])
 
 
 @register()
@@ -82,7 +78,10 @@ class ThroughRNN(Implementation):
     backend = "rnn"
     rounds_state = True
     step_by_step = True
-    optional = True
+
+    @property
+    def optional(self) -> bool:
+        return True
 
     def build(self, problem: Problem) -> Layer:
-        return LeakyParallelLayer(problem, "rnn")
+        return LeakyParallelLayer(problem, backend="rnn")

@@ -2,7 +2,8 @@
 
 Near relatives: one decay for all neurons (the mean of ours), a spike resets its neuron to zero, and the membrane is not
 clipped at zero. spikingjelly 2 picks its own backend: PyTorch on a CPU; on a GPU Triton where that is installed, or its
-native kernels where they were built.
+native kernels where they were built. ``LIF checkpoint`` is its option that saves memory: a layer keeps its input, which
+has to be spikes, as bits, and computes the rest again in the backward.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from importlib import metadata
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.implementations.base import Implementation, Layer, Projected, register
 from leakypar.measuring import THRESHOLD, Problem
 
 OLDEST = 2  # its API differs before
+STEPS_A_CHECKPOINT = 64
 
 
 class SpikingjellyLayer(Projected):
@@ -23,7 +25,7 @@ class SpikingjellyLayer(Projected):
         super().__init__(problem)
         from spikingjelly.activation_based import neuron, surrogate
 
-        node = neuron.LIFNode if plan == "LIF" else neuron.ParametricLIFNode
+        node = neuron.ParametricLIFNode if plan == "PLIF" else neuron.LIFNode
         self.neuron = node(
             1 / (1 - problem.parameters.decay.double().mean().item()),
             decay_input=False,
@@ -34,19 +36,29 @@ class SpikingjellyLayer(Projected):
         )
         self.neuron.requires_grad_(problem.learn_decay)
         self.neuron.to(problem.device, problem.parameters.weight.dtype)
+        self.run: nn.Module = nn.Sequential(self.linear, self.neuron)
+        if plan == "LIF checkpoint":
+            from spikingjelly.activation_based import memopt
+
+            chunks = max(1, problem.shape.T // STEPS_A_CHECKPOINT)
+            self.run = memopt.checkpoint_module(self.run, compressor=memopt.BitSpikeCompressor(), chunks=chunks)
 
     def forward(self, x: Tensor) -> Tensor:
         self.neuron.reset()
-        spikes: Tensor = self.neuron(self.linear(x))
+        spikes: Tensor = self.run(x)
         return spikes
 
 
-@register("LIF", "PLIF")
+@register("LIF", "PLIF", "LIF checkpoint")
 class Spikingjelly(Implementation):
     name = "spikingjelly"
     function = "one decay, reset by a spike, not clipped at zero"
     package = "spikingjelly"
     step_by_step = True
+
+    @property
+    def optional(self) -> bool:
+        return self.plan == "LIF checkpoint"
 
     def unavailable(self, device: torch.device) -> str | None:
         missing = super().unavailable(device)
