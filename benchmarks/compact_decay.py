@@ -5,54 +5,48 @@ Steps in turns; the median of the ratio of neighbours, and the bytes that the de
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
-from time import perf_counter
+from typing import Any
 
 import torch
-from torch import nn
 
 import leakypar
+from leakypar.benchmark import figures
+from leakypar.measuring import Contestant, HostClock, race
 
 T, N, C, H = 25, 16, 256, 4096
 TURNS = 15
+DECAYS = {"decay_l0": True, "weight_hh_l0": False}
 
 
-def stepper(compact: bool) -> tuple[Callable[[], None], Callable[[], int]]:
-    """A training step, and what then counts the bytes of its decay."""
-    layer = leakypar.LeakyParallel(C, H, beta=0.9, learn_beta=True, compact_decay=compact, backend="fused")
-    optimizer = torch.optim.Adam(layer.parameters())
+def contestant(layer: leakypar.LeakyParallel, optimizer: torch.optim.Adam) -> Contestant:
+    """A training step."""
     x = torch.rand(T, N, C)
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def step(_: int) -> None:
         layer(x).sum().backward()
         optimizer.step()
 
-    def held() -> int:
-        decay: nn.Parameter = layer.rnn.decay_l0 if compact else layer.rnn.weight_hh_l0
-        moments = [optimizer.state[decay][name] for name in ("exp_avg", "exp_avg_sq")]
-        return sum(each.nbytes for each in (decay, decay.grad, *moments) if each is not None)
-
-    return step, held
+    return Contestant(step, optimizer.zero_grad)
 
 
 def main() -> None:
     """Prints both."""
-    steps, counts = zip(*(stepper(compact) for compact in (True, False)), strict=True)
-    for step in steps:
-        step()
-    ratios = []
-    for _ in range(TURNS):
-        seconds = []
-        for step in steps:
-            start = perf_counter()
-            step()
-            seconds.append(perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
+    options: dict[str, Any] = {"beta": 0.9, "learn_beta": True, "backend": "fused"}
+    layers = {name: leakypar.LeakyParallel(C, H, **options, compact_decay=each) for name, each in DECAYS.items()}
+    optimizers = {name: torch.optim.Adam(layer.parameters()) for name, layer in layers.items()}
+    contestants = {name: contestant(layer, optimizers[name]) for name, layer in layers.items()}
+    readings, _ = race(contestants, HostClock(), 1, seconds=600, fewest=TURNS, most=TURNS)
     print(f"({T}, {N}, {C}, {H}), float32, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"bytes of the decay, its gradient and Adam's moments: {counts[0]():,} against {counts[1]():,}")
-    print(f"time of a training step over the matrix's: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    for name, layer in layers.items():
+        decay = getattr(layer.rnn, name)
+        held = (decay, decay.grad, *(optimizers[name].state[decay][each] for each in ("exp_avg", "exp_avg_sq")))
+        print(f"{name}, its gradient and Adam's moments: {sum(each.nbytes for each in held):,} bytes")
+    found = figures(readings, "decay_l0", "", "weight_hh_l0")
+    print(
+        "time of a training step over the matrix's: {time_over_linear:.2f} ± {time_over_linear_spread:.2f}".format_map(
+            found
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Environment:
-    """The columns that are the same in every row of a run; ``load`` is the system's average over the last minute."""
+    """The columns that are the same in every row of a run; one that does not exist, as a CPU's driver, is ``none``.
+
+    ``load`` is the system's average over the last minute.
+    """
 
     device_type: str
     device: str
@@ -34,17 +37,21 @@ class Environment:
 
 
 def describe(device: torch.device) -> Environment:
-    """Reads the facts of this machine; one that does not exist, such as a CPU's driver, is ``none``."""
-    on_gpu = device.type == "cuda"
+    """Reads the facts of this machine."""
+    run, on_gpu = collect_env.run, device.type == "cuda"
+    found = re.search(r"Model name:\s*(.+)", str(collect_env.get_cpu_info(run)))  # type: ignore[no-untyped-call]
+    cpu = found[1].strip() if found else platform.processor() or platform.machine()
+    git = f"git -C {shlex.quote(str(ROOT))} describe --always --abbrev=12 --exclude='*' --dirty"
+    code, commit, _ = run(git)  # type: ignore[no-untyped-call]
     return Environment(
         device_type=device.type,
-        device=torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
-        driver=(collect_env.get_nvidia_driver_version(collect_env.run) or "unknown") if on_gpu else "none",  # type: ignore[no-untyped-call]
+        device=torch.cuda.get_device_name(device) if on_gpu else cpu,
+        driver=(collect_env.get_nvidia_driver_version(run) or "unknown") if on_gpu else "none",  # type: ignore[no-untyped-call]
         torch=torch.__version__,
         cuda=torch.version.cuda or "none",
         python=platform.python_version(),
         leakypar=leakypar.__version__,
-        commit=_commit(),
+        commit="unknown" if code else str(commit),
         load=round(os.getloadavg()[0], 2),
     )
 
@@ -53,15 +60,3 @@ def set_tf32(allowed: bool) -> None:
     """Allows or forbids TF32 in cuBLAS and cuDNN alike, so that every implementation works at the same precision."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
-
-
-def _cpu_name() -> str:
-    found = re.search(r"Model name:\s*(.+)", str(collect_env.get_cpu_info(collect_env.run)))  # type: ignore[no-untyped-call]
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    git = f"git -C {shlex.quote(str(ROOT))}"
-    code, commit, _ = collect_env.run(f"{git} rev-parse --short=12 HEAD")  # type: ignore[no-untyped-call]
-    _, changed, _ = collect_env.run(f"{git} status --porcelain --untracked-files=no")  # type: ignore[no-untyped-call]
-    return "unknown" if code else f"{commit}-dirty" if changed else str(commit)

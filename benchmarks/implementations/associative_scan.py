@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.implementations.base import Implementation, Layer, OwnParameters, register
+from benchmarks.implementations.base import Implementation, OwnParameters, register
 from benchmarks.implementations.rnn import atan_derivative
 from leakypar.measuring import THRESHOLD, Problem
 
@@ -97,6 +97,7 @@ class AssociativeScanLayer(OwnParameters):
 @register()
 class AssociativeScan(Implementation):
     name = "associative_scan"
+    layer = AssociativeScanLayer
 
     def unavailable(self, device: torch.device) -> str | None:
         if not hasattr(torch._higher_order_ops, "associative_scan"):
@@ -107,6 +108,3 @@ class AssociativeScan(Implementation):
 
     def note(self, problem: Problem) -> str:
         return "compiled" if problem.device.type == "cuda" else "a tree of tensor operations"
-
-    def build(self, problem: Problem) -> Layer:
-        return AssociativeScanLayer(problem)

@@ -73,11 +73,12 @@ class Recurrent(Layer):
         return self.adopted
 
 
-class Implementation(ABC):
+class Implementation:
     """One column of the results; what it says of itself, in words, goes into its rows.
 
     Attributes:
         name: The column's name.
+        layer: What is built.
         plan: Which of its ways it is made to take; empty where it has one.
         backend: Of ``leakypar``; empty for a rival.
         function: ``"same"`` when it computes the layer, which is checked before it is timed; else what it computes.
@@ -87,6 +88,7 @@ class Implementation(ABC):
     """
 
     name: str
+    layer: Callable[[Problem], Layer]
     plan, backend, function, package = "", "", "same", "torch"
     rounds_state = step_by_step = False
 
@@ -124,9 +126,9 @@ class Implementation(ABC):
         """A remark, such as what a plan resolved to."""
         return ""
 
-    @abstractmethod
     def build(self, problem: Problem) -> Layer:
         """A layer with the problem's parameters, on its device."""
+        return self.layer(problem)
 
 
 registered: list[Implementation] = []

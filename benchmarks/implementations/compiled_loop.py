@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, OwnParameters, register
+from benchmarks.implementations.base import Implementation, OwnParameters, register
 from leakypar import reference
 from leakypar.measuring import THRESHOLD, Problem
 
@@ -51,6 +51,7 @@ def _chunk(x: Tensor, weight: Tensor, decay: Tensor, bias_ih: Tensor, bias_hh: T
 @register()
 class CompiledLoop(Implementation):
     name = "torch.compile"
+    layer = CompiledLoopLayer
 
     def unavailable(self, device: torch.device) -> str | None:
         if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
@@ -59,6 +60,3 @@ class CompiledLoop(Implementation):
 
     def note(self, problem: Problem) -> str:
         return f"a loop of {CHUNK_STEPS[problem.device.type]} steps compiled"
-
-    def build(self, problem: Problem) -> Layer:
-        return CompiledLoopLayer(problem)

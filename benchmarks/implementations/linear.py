@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.bounds import Kernel, linear_kernels
-from benchmarks.implementations.base import Implementation, Layer, Projected, register
-from leakypar.measuring import Problem, Shape
+from benchmarks.implementations.base import Implementation, Projected, register
+from leakypar.measuring import Shape
 
 
 class LinearLayer(Projected):
@@ -18,10 +18,8 @@ class LinearLayer(Projected):
 @register()
 class Linear(Implementation):
     name = "nn.Linear"
+    layer = LinearLayer
     function = "the projection alone"
 
     def kernels(self, shape: Shape, pass_: str) -> tuple[Kernel, ...]:
         return linear_kernels(shape, pass_)
-
-    def build(self, problem: Problem) -> Layer:
-        return LinearLayer(problem)

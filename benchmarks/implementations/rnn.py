@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
+from benchmarks.implementations.base import Implementation, Recurrent, register
 from leakypar.measuring import THRESHOLD, Problem
 
 
@@ -54,8 +54,6 @@ class RNNLayer(Recurrent):
 @register()
 class RNN(Implementation):
     name = "nn.RNN"
+    layer = RNNLayer
     rounds_state = True
     step_by_step = True
-
-    def build(self, problem: Problem) -> Layer:
-        return RNNLayer(problem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.implementations.base import Implementation, Layer, Projected, register
+from benchmarks.implementations.base import Implementation, Projected, register
 from leakypar.measuring import THRESHOLD, Problem
 
 
@@ -40,9 +40,7 @@ class SnntorchLeakyLayer(Projected):
 @register()
 class SnntorchLeaky(Implementation):
     name = "snntorch Leaky"
+    layer = SnntorchLeakyLayer
     function = "not clipped at zero"
     package = "snntorch"
     step_by_step = True
-
-    def build(self, problem: Problem) -> Layer:
-        return SnntorchLeakyLayer(problem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, Projected, register
+from benchmarks.implementations.base import Implementation, Projected, register
 from leakypar.measuring import THRESHOLD, Problem
 
 KERNEL_STEPS = 256
@@ -43,8 +43,6 @@ class LinearLeakyLayer(Projected):
 @register()
 class SnntorchLinearLeaky(Implementation):
     name = "snntorch LinearLeaky"
+    layer = LinearLeakyLayer
     function = f"not clipped at zero, {KERNEL_STEPS} steps of memory"
     package = "snntorch"
-
-    def build(self, problem: Problem) -> Layer:
-        return LinearLeakyLayer(problem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmarks.implementations.base import Implementation, Layer, Recurrent, register
+from benchmarks.implementations.base import Implementation, Recurrent, register
 from leakypar.measuring import THRESHOLD, Problem
 
 
@@ -31,6 +31,7 @@ class SnntorchParallelLayer(Recurrent):
 @register()
 class SnntorchParallel(Implementation):
     name = "snntorch LeakyParallel"
+    layer = SnntorchParallelLayer
     package = "snntorch"
     rounds_state = True
     step_by_step = True
@@ -42,6 +43,3 @@ class SnntorchParallel(Implementation):
 
     def note(self, problem: Problem) -> str:
         return "" if problem.dtype == "float32" else f"float32 spikes, cast to {problem.dtype}"
-
-    def build(self, problem: Problem) -> Layer:
-        return SnntorchParallelLayer(problem)
