@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,19 +66,17 @@ def row(
 class Writer:
     """Writes rows as they come, so that a run that is cut short leaves what it has measured; needs no pandas."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        with path.open("w", newline="") as file:
-            csv.DictWriter(file, COLUMNS, lineterminator="\n").writeheader()
+        self._path, self._columns = path, columns
+        path.write_text(",".join(columns) + "\n")
 
     def write(self, rows: Iterable[Row]) -> None:
         with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, self._columns, lineterminator="\n")
             for row in rows:
-                writer.writerow(
-                    {name: f"{cell:.6g}" if isinstance(cell, float) else cell for name, cell in row.items()}
-                )
+                cells = ((name, f"{cell:.6g}" if isinstance(cell, float) else cell) for name, cell in row.items())
+                writer.writerow(dict(cells))
 
 
 def finished(path: Path) -> list[Row]:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import memory, results
 from benchmarks.bounds import Ceilings, bound_seconds, measure_ceilings
-from benchmarks.check import Errors, Reference, WrongResultError, compare, compute_reference, tolerance_for
+from benchmarks.check import Reference, WrongResultError, compare, compute_reference, tolerance_for
 from benchmarks.environment import Environment
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer
 from benchmarks.results import Row
@@ -57,15 +57,6 @@ class Settings:
     done: frozenset[tuple[str, ...]] = frozenset()
 
 
-@dataclass
-class Candidate:
-    """An implementation that has been built for a problem and checked."""
-
-    layer: Layer
-    errors: Errors | None = None
-    peak: tuple[int | None, str] = (None, "")
-
-
 @dataclass(frozen=True)
 class Case:
     """One shape, dtype, input, pass and number of threads, for every implementation that has such a pass."""
@@ -100,14 +91,11 @@ class Case:
             expected = self._reference(problem)
         except ValueError as error:
             return self.rows(results.FAILED, str(error))
-        outcomes = {found: self._prepare(found, problem, expected) for found in self.implementations}
-        candidates = {found: outcome for found, outcome in outcomes.items() if isinstance(outcome, Candidate)}
+        prepared = {found: self._prepare(found, problem, expected) for found in self.implementations}
+        layers = {found: layer for found, (layer, _) in prepared.items() if layer}
         del expected
         readings, failed = race(
-            {
-                found.label: contestant(candidate.layer, problem.sets, self.pass_)
-                for found, candidate in candidates.items()
-            },
+            {found.label: contestant(layer, problem.sets, self.pass_) for found, layer in layers.items()},
             clock_for(device),
             len(problem.sets),
             seconds=self.settings.case_seconds,
@@ -116,21 +104,19 @@ class Case:
         )
         for label in failed:
             del readings[label]
-        for found, candidate in candidates.items():
+        for found in layers:
+            row = prepared[found][1]
             try:
                 if found.label in failed:
                     raise ValueError(failed[found.label])
-                values = figures(readings, found.label, BASELINE, FLOOR)
+                row |= figures(readings, found.label, BASELINE, FLOOR)
             except ValueError as error:
-                outcomes[found] = self._row(found, results.FAILED, str(error))
+                row |= {"status": results.FAILED, "note": str(error)}
                 continue
             kernels = found.kernels(self.shape, self.pass_)
             bound = 1e6 * bound_seconds(kernels, DTYPES[self.dtype].itemsize, self.ceilings)
-            values |= {"bound_us": bound, "share_of_bound": bound / values["median_us"]}
-            values |= {"peak_bytes": candidate.peak[0], "peak_source": candidate.peak[1]}
-            values |= candidate.errors._asdict() if candidate.errors else {}
-            outcomes[found] = self._row(found, results.OK, found.note(problem)) | values
-        return [row for row in outcomes.values() if isinstance(row, dict)]
+            row |= {"bound_us": bound, "share_of_bound": bound / row["median_us"]}
+        return [row for _, row in prepared.values()]
 
     def _reference(self, problem: Problem) -> Reference:
         """The judge of both passes and any number of threads: a loop over time, which is slow where that is long."""
@@ -145,46 +131,47 @@ class Case:
     def rows(self, status: str, reason: str) -> list[Row]:
         return [self._row(found, status, reason) for found in self.implementations]
 
-    def _prepare(self, found: Implementation, problem: Problem, expected: Reference) -> Candidate | Row:
-        """Builds an implementation, checks it and measures its memory; or the row that says why not."""
+    def _prepare(self, found: Implementation, problem: Problem, expected: Reference) -> tuple[Layer | None, Row]:
+        """Builds an implementation, checks it and measures its memory; without a layer, the row says why not."""
         lack = found.unavailable(problem.device) or found.unsuited(problem)
         if time.monotonic() > self.deadline:
             lack = results.OUT_OF_TIME
+        row = self._row(found, results.OK, "")
         try:
             if not lack and found.step_by_step and (over := self._over_limit(self._estimate(found))):
                 lack = f"an estimated {over}"
             if lack:
-                return self._row(found, results.SKIPPED, lack)
-            candidate = Candidate(found.build(problem))
-            call, forget = contestant(candidate.layer, problem.sets, self.pass_)
+                return None, self._row(found, results.SKIPPED, lack)
+            layer = found.build(problem)
+            call, forget = contestant(layer, problem.sets, self.pass_)
             forget()  # what one that raised has left in the inputs
             # The first call also does what is done once: a kernel's module is loaded, a plan made, a pool filled.
-            spikes = step(candidate.layer, problem.sets[0], self.pass_)
+            spikes = step(layer, problem.sets[0], self.pass_)
             if found.function == "same":
-                gradients = self._gradients(candidate.layer, problem)
                 tf32 = self.settings.tf32 and problem.device.type == "cuda"
                 tolerance = tolerance_for(self.dtype, tf32=tf32, rounds_state=found.rounds_state)
-                candidate.errors = compare(spikes.detach(), gradients, problem, expected, tolerance)
+                gradients = self._gradients(layer, problem)
+                row |= compare(spikes.detach(), gradients, problem, expected, tolerance)._asdict()
             del spikes
             clock, seconds = clock_for(problem.device), math.inf
             for _ in range(2):  # if a call passes the limit another: one may have been held up
                 if seconds > self.settings.call_limit:
                     seconds = min(seconds, clock.time(lambda: call(0), forget).wall)
             if over := self._over_limit(seconds):
-                return self._row(found, results.SKIPPED, over)
+                return None, self._row(found, results.SKIPPED, over)
             if self.settings.peak:
-                candidate.peak = self._peak(found, lambda: call(0), forget)
+                row["peak_bytes"], row["peak_source"] = self._peak(found, lambda: call(0), forget)
             forget()
+            return layer, row | {"note": found.note(problem)}
         except WrongResultError as error:
-            return self._row(found, results.REFUSED, str(error))
+            return None, self._row(found, results.REFUSED, str(error))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            return self._row(found, results.SKIPPED, "out of memory")
+            return None, self._row(found, results.SKIPPED, "out of memory")
         except REFUSALS as error:
             if type(error).__module__.startswith(COMPILERS):
-                return self._row(found, results.SKIPPED, f"torch cannot compile it: {error}")
-            return self._row(found, results.FAILED, f"{type(error).__name__}: {error}")
-        return candidate
+                return None, self._row(found, results.SKIPPED, f"torch cannot compile it: {error}")
+            return None, self._row(found, results.FAILED, f"{type(error).__name__}: {error}")
 
     def _over_limit(self, seconds: float) -> str:
         limit = self.settings.call_limit

@@ -7,7 +7,6 @@ direction; the CSV file one for each candidate.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.results import Writer
 from benchmarks.shapes import SHAPES, parse_shapes
 from leakypar import ops, tune
 from leakypar.measuring import DTYPES, Shape
@@ -78,10 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     beyond = sum(gain > 1.05 for gain in gains)
     print(f"\n{beyond} of {len(gains)} gain more than 5%; geometric mean {statistics.geometric_mean(gains):.3f}")
     if options.output:
-        with options.output.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        Writer(options.output, list(rows[0])).write(rows)
     return 0
 
 

@@ -34,7 +34,6 @@ def test_every_rival_is_found() -> None:
         "nn.RNN",
         "nn.Linear",
         "leakypar fused",
-        "leakypar rnn",
         "snntorch LeakyParallel",
         "snntorch Leaky",
         "snntorch LinearLeaky",

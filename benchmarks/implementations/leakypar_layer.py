@@ -1,4 +1,4 @@
-"""Ours: ``leakypar.LeakyParallel`` on its fused kernels, each way to run them, and its ``nn.RNN`` backend."""
+"""Ours: ``leakypar.LeakyParallel`` on its fused kernels, each way to run them."""
 
 from __future__ import annotations
 
@@ -68,20 +68,3 @@ class Fused(Implementation):
 
     def build(self, problem: Problem) -> Layer:
         return LeakyParallelLayer(problem, backend="fused", **PLANS[self.plan])
-
-
-@register()
-class ThroughRNN(Implementation):
-    """Our module over ``nn.RNN``: what the module itself adds to the baseline."""
-
-    name = "leakypar rnn"
-    backend = "rnn"
-    rounds_state = True
-    step_by_step = True
-
-    @property
-    def optional(self) -> bool:
-        return True
-
-    def build(self, problem: Problem) -> Layer:
-        return LeakyParallelLayer(problem, backend="rnn")
