@@ -102,6 +102,25 @@ struct Beyond {
   State<Scalar>* carry_out;       // [N, H], or null: the final membrane, or r_0; may be the array of the carry in
 };
 
+// Packs x into the bits of events (math/event_bits.h), which is promised to be zeros and one other value. Where it is not, or
+// that value is not finite, what is left for it is NaN.
+template <typename Scalar>
+struct PackEvents {
+  std::int64_t T, N, C;
+  std::int64_t x_step, x_row;  // elements between time steps, and between batch rows
+  const Scalar* x;             // [T, N, C], the last dimension contiguous
+  std::uint8_t* bits;          // [T, N, 8 words]
+  Scalar* value;               // [1], zero where there is no event
+};
+
+template <typename Scalar>
+struct UnpackEvents {
+  std::int64_t rows, C;
+  const std::uint8_t* bits;  // [rows, 8 words]
+  const Scalar* value;       // [1]
+  Scalar* x;                 // [rows, C]
+};
+
 // The projection, the scan and the spike at once: from the input to the spikes, and u nowhere.
 template <typename Scalar>
 struct ProjectScan {
@@ -154,6 +173,11 @@ cudaError_t scan_backward(const ScanBackward<Scalar>& args, Method method, void*
 // Fills what lies beyond each sequence's own steps; the launchers above and below do, where there are lengths.
 template <typename Scalar>
 cudaError_t fill_beyond(const Beyond<Scalar>& args, cudaStream_t stream);
+
+template <typename Scalar>
+cudaError_t pack_events(const PackEvents<Scalar>& args, cudaStream_t stream);
+template <typename Scalar>
+cudaError_t unpack_events(const UnpackEvents<Scalar>& args, cudaStream_t stream);
 
 // Scalar: float16, bfloat16, or float, whose operands are rounded to TF32.
 template <typename Scalar>

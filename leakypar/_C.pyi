@@ -27,9 +27,11 @@ def make_plan(
     gemm_chunk: int | None = None,
     backward_gemm_chunk: int | None = None,
     tiles: tuple[int, ...] | None = None,
+    event_rate: float | None = None,
+    backward_event_rate: float | None = None,
     recompute: bool = False,
     measured: bool = True,
-) -> tuple[_Method, _Scan, int, int, tuple[int, int, int, bool, int] | None]: ...
+) -> tuple[_Method, _Scan, int, int, tuple[int, int, int, bool, int] | None, float, float]: ...
 def candidates(
     *, T: int, N: int, C: int, H: int, precision: str, facts: _Facts, direction: _Direction
 ) -> list[tuple[_Method, int, int, tuple[int, int, int, bool, int] | None]]: ...
@@ -54,5 +56,7 @@ def check_request(
     gemm_chunk: int | None,
     backward_gemm_chunk: int | None,
     tiles: tuple[int, ...] | None,
+    event_rate: float | None,
+    backward_event_rate: float | None,
 ) -> None: ...
 def predict(*, T: int, N: int, C: int, H: int, precision: str, facts: _Facts) -> dict[str, Any]: ...

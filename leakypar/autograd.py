@@ -21,7 +21,7 @@ _TENSORS = len(ops.Inputs._fields)
 
 
 class _Scan(torch.autograd.Function):
-    """The operators joined: spikes, membrane, checkpoints and final membrane, an empty tensor for each not computed.
+    """The operators joined: all outputs of `ops.forward`, an empty tensor for each not computed.
 
     Its inputs are the tensors of `ops.Inputs`, one by one, the settings, and the bits of the outputs that the caller
     takes. What the backward reads is an output too, so that the transforms of torch.func see it. A gradient is None
@@ -29,7 +29,7 @@ class _Scan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, settings, taken = arguments
         kept = ops.MEMBRANE if settings.checkpoint_interval is None else ops.CHECKPOINTS
         return ops.forward(ops.Inputs(*tensors), settings, taken | kept)
@@ -39,10 +39,11 @@ class _Scan(torch.autograd.Function):
         *tensors, settings, taken = inputs
         given = ops.Inputs(*tensors)
         recompute = settings.checkpoint_interval is not None
-        spikes, membrane, checkpoints, final_membrane = output
+        spikes, membrane, checkpoints, final_membrane, *events = output
+        packed = bool(events) and events[0].dim() == 3  # then nothing keeps x alive
         of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
         ctx.save_for_backward(  # what no gradient needs is not kept alive
-            given.x if of_weight or recompute else None,
+            given.x if (of_weight or recompute) and not packed else None,
             given.weight if of_x or recompute else None,
             given.decay,
             given.bias_ih if recompute else None,
@@ -54,15 +55,17 @@ class _Scan(torch.autograd.Function):
             given.seed,
             None if recompute else membrane,
             checkpoints if recompute else None,
+            *(events if packed else (None, None)),
         )
-        ctx.settings, ctx.taken = settings, taken
+        ctx.settings = settings._replace(features=given.x.shape[-1]) if packed else settings
+        ctx.taken = taken
         of_state = given.bias_ih, given.bias_hh, given.initial_membrane
         ctx.dtypes = tuple([None if each is None else each.dtype for each in of_state])
         ctx.set_materialize_grads(False)
 
         reaches_membrane = of_x or of_weight or of_decay or of_bias_ih or of_bias_hh or of_initial
         passes = _passes(settings)
-        constant = [] if reaches_membrane else [membrane, checkpoints, final_membrane]
+        constant = [*events] if reaches_membrane else [membrane, checkpoints, final_membrane, *events]
         if not (of_gain or (passes and (reaches_membrane or of_threshold))):
             constant.append(spikes)
         ctx.mark_non_differentiable(*constant)
@@ -71,7 +74,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         settings, taken = ctx.settings, ctx.taken
         # torch.compile gives zeros for the gradient of an output that the caller never saw.
-        seen = zip((ops.SPIKES, ops.MEMBRANE, ops.CHECKPOINTS, ops.FINAL_MEMBRANE), grad_outputs, strict=True)
+        seen = zip((ops.SPIKES, ops.MEMBRANE, ops.CHECKPOINTS, ops.FINAL_MEMBRANE), grad_outputs, strict=False)
         grad_spikes, grad_membrane, _, grad_final_membrane = (grad if taken & bit else None for bit, grad in seen)
         of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
         through_spikes = grad_spikes is not None and _passes(settings)
@@ -91,15 +94,16 @@ class _Scan(torch.autograd.Function):
         if not wanted:
             return (None,) * len(_SCAN_INPUTS)
 
-        *tensors, membrane, checkpoints = ctx.saved_tensors
+        *tensors, membrane, checkpoints, event_bits, event_value = ctx.saved_tensors
         given = ops.Inputs(*tensors)
-        if given.lengths is not None and wanted & _GRAD["weight"]:
+        kept = membrane, checkpoints, event_bits, event_value
+        if given.lengths is not None and given.x is not None and wanted & _GRAD["weight"]:
             # No padding, NaN say, meets the zeros of d_u there.
             given = given._replace(x=given.x.masked_fill(beyond(given.lengths, given.x.shape[0]), 0))
         # Where nothing differentiates the gradients in turn, the operator alone says the same in less time.
         run = _Gradients.forward if is_plain() and not torch.is_grad_enabled() else _Gradients.apply
         d_x, d_weight, d_decay, d_bias, d_threshold, d_gain, d_initial = run(
-            grad_spikes, grad_membrane, grad_final_membrane, membrane, checkpoints, *given, settings, wanted
+            grad_spikes, grad_membrane, grad_final_membrane, *kept, *given, settings, wanted
         )
         bias_ih_dtype, bias_hh_dtype, initial_dtype = ctx.dtypes
         grads: dict[str, Tensor] = {}
@@ -134,14 +138,14 @@ class _Scan(torch.autograd.Function):
         named["x"] = folded(named["x"], dims["x"], 1, B)
         for name in ("initial_membrane", "lengths"):
             named[name] = folded(named[name], dims[name], 0, B)
-        return unfolded(_Scan.apply(*named.values()), (1, 1, None, 0), B, N)  # type: ignore[no-untyped-call]
+        return unfolded(_Scan.apply(*named.values()), (1, 1, None, 0, None, None), B, N)  # type: ignore[no-untyped-call]
 
 
 class _ScanOfACall(torch.autograd.Function):
     """`_Scan` outside transforms and torch.compile, in the older form, whose call costs torch a third of the time."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         output = _Scan.forward(*inputs)
         _Scan.setup_context(ctx, inputs, output)
         return output
@@ -179,7 +183,7 @@ class _Gradients(torch.autograd.Function):
         named = dict(zip(_GRADIENTS_INPUTS, inputs, strict=True))
         mapped = mapped_inputs(_GRADIENTS_INPUTS, in_dims, inputs)
         of_a_batch = {"grad_spikes": 1, "grad_membrane": 1, "grad_final_membrane": 0, "membrane": 1, "x": 1}
-        of_a_batch |= {"initial_membrane": 0, "lengths": 0}
+        of_a_batch |= {"event_bits": 1, "initial_membrane": 0, "lengths": 0}
         sums = named["outputs"] & ~(_GRAD["x"] | _GRAD["initial_membrane"])  # over the batch
         if sums or named["seed"] is not None or named["checkpoints"] is not None or mapped - of_a_batch.keys():
             return one_by_one(_Gradients, info, in_dims, inputs)
@@ -201,8 +205,11 @@ _SCAN_INPUTS = (*ops.Inputs._fields, "settings", "taken")
 _GRADIENTS_INPUTS = (*ops.Incoming._fields, *ops.Inputs._fields, "settings", "outputs")
 
 
-def scan(inputs: ops.Inputs, settings: ops.Settings, taken: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`ops.forward`, with the autograd graph where a gradient can be asked for; `taken` has the outputs' bits."""
+def scan(inputs: ops.Inputs, settings: ops.Settings, taken: int) -> tuple[Tensor, ...]:
+    """The first four outputs of `ops.forward`, with the autograd graph where a gradient can be asked for.
+
+    `taken` has the bits of those that the caller takes.
+    """
     # The operators would drop a tangent of forward-mode differentiation without a word; the function refuses it. Inside
     # a transform of torch.func, a tensor that is mapped over says that it requires no gradient though it may.
     plain = is_plain()
@@ -218,12 +225,23 @@ def scan(inputs: ops.Inputs, settings: ops.Settings, taken: int) -> tuple[Tensor
                     "leakypar: an exported program keeps the membrane: recompute=True does not reach it", stacklevel=2
                 )
             return layer_operator.layer(inputs, settings, taken)
-        function = _ScanOfACall if plain and not torch.compiler.is_compiling() else _Scan
-        results: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(  # type: ignore[no-untyped-call]
+        compiling = torch.compiler.is_compiling()
+        function = _ScanOfACall if plain and not compiling else _Scan
+        # Compiled, sharded or faked, a tensor has its shape before the kernels run: there bits are kept where they are
+        # promised, since what a CPU finds may be none.
+        finds = type(inputs.x) is Tensor and inputs.x.is_cpu and not compiling and settings.request.event_rate != 0
+        if plain and (settings.binary_input or finds) and (inputs.weight.requires_grad or settings.checkpoint_interval):
+            taken |= ops.EVENTS
+        spikes, membrane, checkpoints, final_membrane, _, event_value = function.apply(  # type: ignore[no-untyped-call]
             *inputs, settings, taken
         )
-        return results
-    return ops.forward(inputs, settings._replace(checkpoint_interval=None), taken)
+        if taken & ops.EVENTS and settings.binary_input and inputs.x.is_cuda:
+            torch._assert_async(
+                (event_value == event_value).all(),
+                "binary_input must be None or False for an x that has more values than zero and one other, got True",
+            )
+        return spikes, membrane, checkpoints, final_membrane
+    return ops.forward(inputs, settings._replace(checkpoint_interval=None), taken)[:4]
 
 
 def _passes(settings: ops.Settings) -> bool:

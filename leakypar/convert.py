@@ -37,7 +37,7 @@ def convert(
     *,
     strict: bool = True,
     backend: str = "auto",
-    plan: launch_plan.Plan | launch_plan.Method | None = None,
+    plan: launch_plan.Plan | launch_plan.Choice | None = None,
     recompute: bool = False,
 ) -> nn.Module:
     """A copy of a network in which `LeakyParallel`, `StateLeaky` and `LinearLeaky` of snntorch are this package's.

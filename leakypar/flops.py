@@ -28,6 +28,8 @@ def _differentiate(
     grad_final_membrane: Shape | None,
     membrane: Shape | None,
     checkpoints: Shape | None,
+    event_bits: Shape | None,
+    event_value: Shape | None,
     x: Shape | None,
     weight: Shape | None,
     *others: Any,
@@ -38,15 +40,13 @@ def _differentiate(
     products = (outputs >> GRADIENTS.index("x") & 1) + (outputs >> GRADIENTS.index("weight") & 1) + (membrane is None)
     if not products:
         return 0
-    like = x if membrane is None else membrane
-    assert like is not None
+    like = next(each for each in (membrane, x, event_bits) if each is not None)
     T, N = like[:2]
     if weight is not None:
         H, C = weight
     else:
-        assert x is not None
         assert membrane is not None
-        H, C = membrane[2], x[2]
+        H, C = membrane[2], others[-1] if x is None else x[2]
     return products * 2 * T * N * C * H
 
 

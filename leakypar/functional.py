@@ -14,7 +14,7 @@ from .autograd import is_plain, scan
 from .call_checks import check_call, check_spikes
 from .dtypes import state_dtype
 from .lengths import beyond, check_lengths
-from .setting_checks import RECTIFIED, Bounds, check_bounds, check_flag, check_probability
+from .setting_checks import RECTIFIED, Bounds, check_bounds, check_flag, check_optional_flag, check_probability
 from .spikes_of_membrane import through_membrane
 from .torch_state import is_tracing
 
@@ -38,7 +38,8 @@ def leaky_parallel(
     return_membrane: bool = False,
     return_state: bool = False,
     recompute: bool = False,
-    plan: launch_plan.Plan | launch_plan.Method | None = None,
+    binary_input: bool | None = None,
+    plan: launch_plan.Plan | launch_plan.Choice | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""A layer of leaky integrate-and-fire neurons over a whole sequence, on the fused kernels.
 
@@ -77,8 +78,13 @@ def leaky_parallel(
         recompute: keep for the backward only what the membrane is rebuilt from, a checkpoint every
             `leakypar.launch_plan.checkpoint_interval` steps: a sixteenth of the membrane's memory at most, for one more
             product of input and weights. The spike must run in the kernels.
-        plan: "sequential" or "look_back" to force the scans, "project_scan" to force that forward (see
-            `leakypar.Plan`), a `leakypar.Plan` to force everything, None to let sizes decide.
+        binary_input: whether `x` is zeros and one other value, as spikes of one gain are. Training then keeps it as
+            bits, a 32nd of float32, and a CPU multiplies it by additions where few are ones. None: a CPU finds out, and
+            a GPU, which would have to be waited for, takes it for dense. True: promised, which a CPU checks at once,
+            and a GPU asserts without waiting. False: not looked at.
+        plan: "sequential" or "look_back" to force the scans, "project_scan" to force that forward, "events" to have a
+            CPU multiply by additions whatever is binary (see `leakypar.Plan`), a `leakypar.Plan` to force everything,
+            None to let sizes decide.
 
     Returns:
         Spikes `[T, N, H]` (`[T, H]` without a batch) in the compute dtype; then, if asked for, the membrane in the same
@@ -88,7 +94,7 @@ def leaky_parallel(
         RuntimeError: the kernels were not built for the device of `x`; or a second derivative is asked for.
         TypeError: an argument is not of a type named above.
         ValueError: a shape, dtype, device or number does not fit; or `recompute` is asked for where the spike runs in
-            PyTorch, which keeps the membrane.
+            PyTorch, which keeps the membrane; or, on a CPU, `binary_input` is True for another `x`.
     """
     return run(
         x,
@@ -106,7 +112,8 @@ def leaky_parallel(
         return_membrane=return_membrane,
         return_state=return_state,
         recompute=check_flag("recompute", recompute),
-        request=launch_plan.request(plan, recompute=recompute),
+        binary_input=check_optional_flag("binary_input", binary_input),
+        request=launch_plan.request(plan, recompute=recompute, binary_input=binary_input),
     )
 
 
@@ -127,6 +134,7 @@ def run(
     return_membrane: bool,
     return_state: bool,
     recompute: bool,
+    binary_input: bool | None,
     request: launch_plan.Request,
 ) -> Tensor | tuple[Tensor, ...]:
     """`leaky_parallel` with its settings resolved, as the module keeps them."""
@@ -163,7 +171,8 @@ def run(
         taken |= ops.MEMBRANE
     if return_state:
         taken |= ops.FINAL_MEMBRANE
-    if _package.autotune and request == launch_plan.AUTOMATIC and not recompute and not torch.compiler.is_compiling():
+    free = request[:5] == launch_plan.AUTOMATIC[:5] and not recompute
+    if _package.autotune and free and not torch.compiler.is_compiling():
         tuning.at_first_call(ops.Inputs(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane))
     seed = torch.randint(2**63 - 1, (), device=x.device) if in_kernel and dropout > 0 else None
     lengths = None if lengths is None else lengths.contiguous()
@@ -174,6 +183,7 @@ def run(
         kernel,
         launch_plan.checkpoint_interval(x.shape[0], x.shape[1], dtype) if recompute else None,
         request,
+        binary_input is True,
     )
     spikes, membrane, _, final_membrane = scan(inputs, settings, taken)
     in_pytorch = kernel is None

@@ -13,6 +13,7 @@ from .build_info import build_info, extension
 
 Scan = Literal["sequential", "look_back"]
 Method = Literal["sequential", "look_back", "project_scan"]
+Choice = Literal["sequential", "look_back", "project_scan", "events"]
 
 
 class DeviceFacts(NamedTuple):
@@ -69,6 +70,9 @@ class Plan(NamedTuple):
         gemm_chunk: time steps that the forward projects at a time, at least 1.
         backward_gemm_chunk: time steps that the backward scans and multiplies at a time, at least 1.
         tiles: of `"project_scan"`; None lets it choose them.
+        event_rate: the share of ones, from 0 to 1, up to which a CPU projects an input of zeros and one other value by
+            additions alone; 0 looks for none. It goes by the chunk, of `gemm_chunk` steps. None lets sizes decide.
+        backward_event_rate: likewise, for the gradient of the weights and `backward_gemm_chunk`.
 
     Where training recomputes the membrane, both directions go by `checkpoint_interval` instead.
     """
@@ -78,6 +82,8 @@ class Plan(NamedTuple):
     gemm_chunk: int
     backward_gemm_chunk: int
     tiles: Tiles | None = None
+    event_rate: float | None = None
+    backward_event_rate: float | None = None
 
 
 class Request(NamedTuple):
@@ -88,36 +94,46 @@ class Request(NamedTuple):
     gemm_chunk: int | None = None
     backward_gemm_chunk: int | None = None
     tiles: tuple[int, ...] | None = None
+    event_rate: float | None = None
+    backward_event_rate: float | None = None
 
 
 AUTOMATIC = Request()
 
 
-def request(plan: Plan | Method | None, *, recompute: bool = False) -> Request:
+def request(plan: Plan | Choice | None, *, recompute: bool = False, binary_input: bool | None = None) -> Request:
     """Turns the `plan` argument of the public calls into what the operators take.
 
     Args:
         plan: the argument.
         recompute: whether training rebuilds the membrane in the backward.
+        binary_input: False for a call that does not look for events.
 
     Raises:
         TypeError: `plan` is neither None, a string nor a `Plan`, or its tiles are no `Tiles`.
         ValueError: a value is not one that `Plan` or `Tiles` allows, or tiles are given without `"project_scan"`, or
-            that with `recompute`. Where the extension was not built, names alone are checked.
+            that with `recompute`, or `"events"` with `binary_input=False`. Where the extension was not built, names
+            alone are checked.
     """
     if plan is None:
-        return AUTOMATIC
+        return AUTOMATIC if binary_input is not False else AUTOMATIC._replace(event_rate=0.0, backward_event_rate=0.0)
     if isinstance(plan, str):
         asked = Request(plan) if plan == "project_scan" else Request(plan, plan)
+        if plan == "events":
+            asked = Request(event_rate=1.0, backward_event_rate=1.0)
     elif isinstance(plan, Plan):
         if plan.tiles is not None and not isinstance(plan.tiles, Tiles):
             raise TypeError(f"plan: tiles must be None or a leakypar.Tiles, got {type(plan.tiles).__name__}")
-        asked = Request(*plan[:4], None if plan.tiles is None else tuple(map(int, plan.tiles)))
+        asked = Request(*plan)._replace(tiles=None if plan.tiles is None else tuple(map(int, plan.tiles)))
     else:
         raise TypeError(
-            "plan must be None, 'sequential', 'look_back', 'project_scan' or a leakypar.Plan, "
+            "plan must be None, 'sequential', 'look_back', 'project_scan', 'events' or a leakypar.Plan, "
             f"got {type(plan).__name__}"
         )
+    if binary_input is False:
+        if plan == "events":
+            raise ValueError("plan must not be 'events' with binary_input=False, which looks for none")
+        asked = asked._replace(event_rate=0.0, backward_event_rate=0.0)
     if build_info().variant != "python":
         extension().check_request(*asked)
     elif asked.forward not in get_args(Method) or asked.backward not in (None, *get_args(Scan)):

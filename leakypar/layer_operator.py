@@ -31,8 +31,10 @@ def layer(inputs: ops.Inputs, settings: ops.Settings, outputs: int) -> tuple[Ten
         request.forward,
         request.gemm_chunk,
         request.tiles,
+        request.event_rate,
         request.backward,
         request.backward_gemm_chunk,
+        request.backward_event_rate,
     )
     return results
 
@@ -42,13 +44,13 @@ def register_derivative(scan: type[torch.autograd.Function]) -> None:
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         tensors, (lower, upper, dropout, kind, p0, p1, outputs, _, *plan) = inputs[:COUNT], inputs[COUNT:]
-        method, gemm_chunk, tiles, backward, backward_chunk = plan
-        request = launch_plan.Request(method, backward, gemm_chunk, backward_chunk, tiles)
+        method, gemm_chunk, tiles, event_rate, backward, backward_chunk, backward_rate = plan
+        request = launch_plan.Request(method, backward, gemm_chunk, backward_chunk, tiles, event_rate, backward_rate)
         settings = ops.Settings((lower, upper), dropout, (kind, p0, p1), None, request)
         scan.setup_context(ctx, (*tensors, settings, outputs), output)
 
     def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         of_tensors = scan.backward(ctx, *grads)[:COUNT]
-        return (*of_tensors, *(None,) * 13)
+        return (*of_tensors, *(None,) * 15)
 
     torch.library.register_autograd("leakypar::layer", differentiate, setup_context=setup_context)

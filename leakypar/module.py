@@ -24,6 +24,7 @@ from .setting_checks import (
     check_bounds,
     check_dtype,
     check_flag,
+    check_optional_flag,
     check_probability,
     check_size,
     per_neuron,
@@ -88,11 +89,16 @@ class LeakyParallel(nn.Module):
             - `"fused"`: the fused kernels, on the CPU too.
             - `"rnn"`: the kernel of `nn.RNN` (cuDNN on CUDA).
 
-        plan: what to force on the fused kernels: `"sequential"`, `"look_back"`, `"project_scan"` or a `leakypar.Plan`.
-            None lets them choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
+        plan: what to force on the fused kernels: `"sequential"`, `"look_back"`, `"project_scan"`, `"events"` or a
+            `leakypar.Plan`. None lets them choose. A call that runs through `nn.RNN` under `"auto"` does not use it.
         recompute: let training keep a sixteenth of the membrane's memory at most, and rebuild the membrane in the
             backward, for one more product of input and weights. Only the fused kernels can, and the spike must run in
             them.
+        binary_input: whether the input is zeros and one other value, as the spikes of a layer with one gain are.
+            Training then keeps it as bits, a 32nd of float32, and a CPU multiplies it by additions where few are ones.
+            None: a CPU finds out, and a GPU, which would have to be waited for, takes it for dense. True: promised,
+            which a CPU checks at once, and a GPU asserts without waiting. False: not looked at. Of the fused kernels
+            alone.
         compact_decay: hold the decay as `rnn.decay_l0` `[H]`, rather than as the diagonal of `rnn.weight_hh_l0`
             `[H, H]`. Loading takes a diagonal matrix too, and `snntorch_state_dict` gives it. The values for a seed are
             the same.
@@ -112,7 +118,7 @@ class LeakyParallel(nn.Module):
     Raises:
         TypeError: an argument is not of a type above.
         ValueError: an argument is out of range, NaN or of the wrong length; or contradicts another: `backend="fused"`
-            has no dense recurrent matrix, `backend="rnn"` no plan, no recomputation and no other bounds,
+            has no dense recurrent matrix, `backend="rnn"` no plan, no recomputation, no events and no other bounds,
             `weight_hh_enable=True` no compact decay either.
 
     Examples:
@@ -145,8 +151,9 @@ class LeakyParallel(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
-        plan: launch_plan.Plan | launch_plan.Method | None = None,
+        plan: launch_plan.Plan | launch_plan.Choice | None = None,
         recompute: bool = False,
+        binary_input: bool | None = None,
         compact_decay: bool = False,
         membrane_bounds: Bounds = RECTIFIED,
     ) -> None:
@@ -161,6 +168,7 @@ class LeakyParallel(nn.Module):
         self.backend = backend
         self.plan = plan
         self.recompute = recompute
+        self.binary_input = binary_input
         self.membrane_bounds = membrane_bounds
         bias = check_flag("bias", bias)
         learn_beta = check_flag("learn_beta", learn_beta)
@@ -199,9 +207,12 @@ class LeakyParallel(nn.Module):
             value = check(name, value)
             settings = {**self.__dict__, name: value}
             _check_together(settings)
-            if name in ("plan", "recompute"):
-                request = launch_plan.request(settings.get("plan"), recompute=settings.get("recompute", False))
-                self.__dict__["_request"] = request
+            if name in ("plan", "recompute", "binary_input"):
+                self.__dict__["_request"] = launch_plan.request(
+                    settings.get("plan"),
+                    recompute=settings.get("recompute", False),
+                    binary_input=settings.get("binary_input"),
+                )
             elif name == "membrane_bounds":  # which torch.compile may take for numbers that vary, but not this
                 self.__dict__["_is_rectified"] = value == RECTIFIED
             elif name == "spike_grad" and not isinstance(value, nn.Module):
@@ -317,7 +328,8 @@ class LeakyParallel(nn.Module):
 
         Raises:
             TypeError: an argument is not a dense tensor, of floating-point numbers but for the lengths.
-            ValueError: an argument has the wrong shape, dtype or device, or, on a CPU, a length is out of range.
+            ValueError: an argument has the wrong shape, dtype or device, or, on a CPU, a length is out of range, or `x`
+                breaks the promise of `binary_input=True`.
             RuntimeError: the backend is "fused", and the kernels were not built for the device.
         """
         if isinstance(x, PackedSequence):
@@ -354,6 +366,7 @@ class LeakyParallel(nn.Module):
             decay = recurrent if dense else onnx.diagonal_matrix(recurrent)
         elif _runs_fused(self.backend, weight.device.type, dense, rectified):
             options["recompute"], options["request"] = self.recompute, self._request
+            options["binary_input"] = self.binary_input
             options["bounds"] = self.membrane_bounds
             run = functional.run
         elif not rectified:
@@ -390,6 +403,7 @@ class LeakyParallel(nn.Module):
             "backend": (self.backend, "auto"),
             "plan": (self.plan, None),
             "recompute": (self.recompute, False),
+            "binary_input": (self.binary_input, None),
             "compact_decay": (self.compact_decay, False),
             "membrane_bounds": (self.membrane_bounds, RECTIFIED),
         }
@@ -419,6 +433,7 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "backend": check_backend,
     "plan": _check_plan,
     "recompute": check_flag,
+    "binary_input": check_optional_flag,
     "membrane_bounds": check_bounds,
 }
 
@@ -441,6 +456,10 @@ def _check_together(settings: dict[str, Any]) -> None:
             raise ValueError(f"plan must be None with {given}, which runs nn.RNN, got {settings['plan']!r}")
         if settings.get("recompute"):
             raise ValueError(f"recompute must be False with {given}, which runs nn.RNN, got True")
+        if settings.get("binary_input") is not None:
+            raise ValueError(
+                f"binary_input must be None with {given}, which runs nn.RNN, got {settings['binary_input']}"
+            )
         bounds = settings.get("membrane_bounds", RECTIFIED)
         if bounds != RECTIFIED:
             raise ValueError(f"membrane_bounds must be (0, inf) with {given}, which runs nn.RNN, got {bounds}")

@@ -17,7 +17,7 @@ from .dtypes import state_dtype
 from .launch_plan import AUTOMATIC, Request, rnn_tf32
 
 # Bits of `outputs`, in the order of the results.
-SPIKES, MEMBRANE, CHECKPOINTS, FINAL_MEMBRANE = (1 << bit for bit in range(4))
+SPIKES, MEMBRANE, CHECKPOINTS, FINAL_MEMBRANE, EVENTS = (1 << bit for bit in range(5))
 Bounds = tuple[float | None, float | None]
 GRADIENTS = ("x", "weight", "decay", "bias", "threshold", "gain", "initial_membrane")
 
@@ -106,6 +106,8 @@ class Settings(NamedTuple):
             kernels'.
         checkpoint_interval: time steps between checkpoints; None where the membrane is kept.
         request: what is forced of the plan.
+        binary_input: whether `x` is promised to be zeros and one other value.
+        features: C, in a backward that has events in place of `x`.
     """
 
     bounds: Bounds = (0.0, None)
@@ -113,6 +115,8 @@ class Settings(NamedTuple):
     surrogate: tuple[int, float, float] | None = None
     checkpoint_interval: int | None = None
     request: Request = AUTOMATIC
+    binary_input: bool = False
+    features: int | None = None
 
 
 class Incoming(NamedTuple):
@@ -124,6 +128,8 @@ class Incoming(NamedTuple):
         grad_final_membrane: `[N, H]`, the gradient of the final membrane, or None for zeros.
         membrane: `[T, N, H]` of the forward, or None where it is recomputed from the checkpoints.
         checkpoints: `[chunks - 1, N, H]` of the forward, or None where the membrane is given.
+        event_bits: int64 `[T, N, ceil(C / 64)]` of the forward, or None where `x` is given.
+        event_value: `[1]`, with them.
     """
 
     grad_spikes: Tensor | None
@@ -131,29 +137,35 @@ class Incoming(NamedTuple):
     grad_final_membrane: Tensor | None
     membrane: Tensor | None
     checkpoints: Tensor | None
+    event_bits: Tensor | None = None
+    event_value: Tensor | None = None
 
 
 NO_GRADIENT = (0, 0.0, 0.0)
 """The surrogate through which nothing passes."""
 
 
-def forward(inputs: Inputs, settings: Settings, outputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(inputs: Inputs, settings: Settings, outputs: int) -> tuple[Tensor, ...]:
     """Projection, scan and spike.
 
     Args:
         inputs: the tensors.
         settings: the numbers; the surrogate is not read.
-        outputs: what to return, a sum of `SPIKES`, `MEMBRANE`, `CHECKPOINTS` and `FINAL_MEMBRANE`.
+        outputs: what to return, a sum of `SPIKES`, `MEMBRANE`, `CHECKPOINTS`, `FINAL_MEMBRANE` and `EVENTS`.
 
     Raises:
-        ValueError: what is forced of the plan does not fit the work or the device.
+        ValueError: what is forced of the plan does not fit the work or the device; or, on a CPU, `x` is not what it is
+            promised to be.
 
     Returns:
         Spikes `[T, N, H]` and membrane `[T, N, H]` in the dtype of `x`, checkpoints `[chunks - 1, N, H]` and final
-        membrane `[N, H]` in the state dtype; an empty tensor for each that is not asked for.
+        membrane `[N, H]` in the state dtype; then `x` as bits, int64 `[T, N, ceil(C / 64)]`, and the value `[1]` that
+        they stand for, in its dtype (`csrc/math/event_bits.h`). An empty tensor for each that is not asked for, and for
+        the last two also where `x` is not made of events or, without checkpoints, has too many ones for them to pay. On
+        a GPU the value is NaN where `x` breaks its promise.
     """
     request = settings.request
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = _call(
+    results: tuple[Tensor, ...] = _call(
         _library.forward.default,
         *inputs,
         *settings.bounds,
@@ -163,6 +175,8 @@ def forward(inputs: Inputs, settings: Settings, outputs: int) -> tuple[Tensor, T
         request.forward,
         settings.checkpoint_interval or request.gemm_chunk,
         request.tiles,
+        request.event_rate,
+        settings.binary_input,
     )
     return results
 
@@ -172,9 +186,9 @@ def backward(incoming: Incoming, inputs: Inputs, settings: Settings, outputs: in
 
     Args:
         incoming: the gradients of what the forward gave, and what it kept.
-        inputs: as in `forward`. `x` may be None where neither the weight's gradient nor a recomputed membrane needs it,
-            `weight` where neither the input's gradient nor one does; the biases are read for one alone. The weight's
-            gradient is a product with all of `x`, which must be finite beyond the lengths.
+        inputs: as in `forward`. `x` may be None where there are events, or neither the weight's gradient nor a
+            recomputed membrane needs it, `weight` where neither the input's gradient nor one does; the biases are read
+            for one alone. The weight's gradient is a product with all of `x`, which must be finite beyond the lengths.
         settings: as in `forward`, and the same ones.
         outputs: bit i asks for the i-th gradient, named in `GRADIENTS`.
 
@@ -182,7 +196,7 @@ def backward(incoming: Incoming, inputs: Inputs, settings: Settings, outputs: in
         Seven tensors, one without elements for each that is not asked for. Those of x and weight have their dtype, the
         rest the state dtype.
     """
-    like = inputs.x if incoming.membrane is None else incoming.membrane
+    like = next(each for each in (incoming.membrane, inputs.x, incoming.event_value) if each is not None)
     request = settings.request
     grads: tuple[Tensor, ...] = _call(
         _library.backward.default,
@@ -195,6 +209,9 @@ def backward(incoming: Incoming, inputs: Inputs, settings: Settings, outputs: in
         allow_tf32(like),
         request.backward,
         settings.checkpoint_interval or request.backward_gemm_chunk,
+        request.event_rate,
+        request.backward_event_rate,
+        settings.features,
     )
     return grads
 
@@ -221,8 +238,10 @@ def register_shapes(namespace: str) -> None:
         method: str | None,
         gemm_chunk: int | None,
         tiles: list[int] | None,
+        event_rate: float | None,
+        binary_input: bool = False,
     ) -> tuple[Tensor, ...]:
-        T, N = x.shape[:2]
+        T, N, C = x.shape
         H = weight.shape[0]
         state = state_dtype(x.dtype)
 
@@ -236,11 +255,13 @@ def register_shapes(namespace: str) -> None:
             shaped(MEMBRANE, (T, N, H), x.dtype),
             shaped(CHECKPOINTS, (checkpoints, N, H), state),
             shaped(FINAL_MEMBRANE, (N, H), state),
+            shaped(EVENTS, (T, N, -(-C // 64)), torch.int64),
+            shaped(EVENTS, (1,), x.dtype),
         )
 
     def layer_shapes(*arguments: Any) -> tuple[Tensor, ...]:
-        # All but what only the backward needs: the surrogate, and the last two.
-        return forward_shapes(*arguments[:13], *arguments[16:21])
+        # All but what only the backward needs: the surrogate, and the last three.
+        return forward_shapes(*arguments[:13], *arguments[16:22])[:4]
 
     def backward_shapes(
         grad_spikes: Tensor | None,
@@ -248,6 +269,8 @@ def register_shapes(namespace: str) -> None:
         grad_final_membrane: Tensor | None,
         membrane: Tensor | None,
         checkpoints: Tensor | None,
+        event_bits: Tensor | None,
+        event_value: Tensor | None,
         x: Tensor | None,
         weight: Tensor | None,
         decay: Tensor,
@@ -268,13 +291,17 @@ def register_shapes(namespace: str) -> None:
         allow_tf32: bool,
         method: str | None,
         gemm_chunk: int | None,
+        event_rate: float | None,
+        backward_event_rate: float | None,
+        features: int | None,
     ) -> tuple[Tensor, ...]:
-        like = x if membrane is None else membrane
-        if like is None:
-            raise RuntimeError("leakypar: expected either the membrane or the checkpoints, and x with these")
-        T, N = like.shape[:2]
-        H = weight.shape[0] if membrane is None and weight is not None else like.shape[2]
-        C = x.shape[2] if x is not None else weight.shape[1] if weight is not None else 0
+        sized = next((each for each in (membrane, x, event_bits) if each is not None), None)
+        like = event_value if sized is event_bits else sized
+        if sized is None or like is None:
+            raise RuntimeError("leakypar: expected either the membrane or the checkpoints, and x or events with these")
+        T, N = sized.shape[:2]
+        H = weight.shape[0] if membrane is None and weight is not None else sized.shape[2]
+        C = x.shape[2] if x is not None else weight.shape[1] if weight is not None else features or 0
         state = state_dtype(like.dtype)
         shapes: tuple[tuple[Any, torch.dtype], ...] = (
             ((T, N, C), like.dtype),

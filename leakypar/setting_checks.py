@@ -45,6 +45,11 @@ def check_flag(name: str, value: object) -> bool:
     raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
+def check_optional_flag(name: str, value: object) -> bool | None:
+    """`value` as a bool, or None; TypeError if it is anything else."""
+    return None if value is None else check_flag(name, value)
+
+
 def check_probability(name: str, value: object) -> float:
     """A probability as a float.
 

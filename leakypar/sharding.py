@@ -79,22 +79,23 @@ def _of_vector(value: Any, H: int, otherwise: Any) -> Any:
 def _shard_forward(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
     tensors, others = arguments[:10], [None] * len(arguments[10:])
     replicate: list[Any] = [Replicate()]
-    rules = [(replicate * 4, _given(tensors, replicate * 10) + others)]
+    rules = [(replicate * 6, _given(tensors, replicate * 10) + others)]
     _, weight, _, _, _, threshold, gain, _, _, seed = tensors
     if seed is None:
         H = weight.shape[0]
         neurons, batched = Shard(0), Shard(1)
         vectors = [_of_vector(each, H, Replicate()) for each in (threshold, gain)]
         places = [Replicate(), neurons, neurons, neurons, neurons, *vectors, batched, Replicate(), None]
-        rules.append(([Shard(2), Shard(2), Shard(2), batched], _given(tensors, places) + others))
+        outputs = [Shard(2), Shard(2), Shard(2), batched, Replicate(), Replicate()]
+        rules.append((outputs, _given(tensors, places) + others))
     return rules
 
 
 def _shard_backward(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
-    tensors, others = arguments[:15], [None] * len(arguments[15:])
+    tensors, others = arguments[:17], [None] * len(arguments[17:])
     replicate: list[Any] = [Replicate()]
-    rules = [(replicate * 7, _given(tensors, replicate * 15) + others)]
-    decay, threshold, gain, seed = tensors[7], tensors[10], tensors[11], tensors[14]
+    rules = [(replicate * 7, _given(tensors, replicate * 17) + others)]
+    decay, threshold, gain, seed = tensors[9], tensors[12], tensors[13], tensors[16]
     if seed is None:
         H = decay.shape[0]
         neurons, columns, batched = Shard(0), Shard(2), Shard(1)
@@ -105,7 +106,7 @@ def _shard_backward(*arguments: Any) -> list[tuple[list[Any], list[Any]]]:
             batched,
             columns,
             columns,
-            Replicate(),
+            *replicate * 3,
             *[neurons] * 4,
             *vectors,
             batched,

@@ -72,10 +72,14 @@ def odd_value(rng: random.Random, name: str) -> Any:
         "surrogate": [-1, *range(10), 10, 2**40],
         "p0": [0.0, -3e38, 3e38, float("inf"), float("nan")],
         "p1": [0.0, -3e38, 3e38, float("inf"), float("nan")],
-        "outputs": [0, 1, 2, 4, 8, 15, 127, 128, -1, 2**62],
+        "outputs": [0, 1, 2, 4, 8, 15, 16, 31, 32, 127, 128, -1, 2**62],
         "allow_tf32": [True, False],
         "method": [None, "sequential", "look_back", "project_scan", "", "lane"],
         "gemm_chunk": [None, 0, 1, 3, 10**6, -1, 2**62],
+        "event_rate": [None, 0.0, 0.5, 1.0, -1.0, float("nan"), float("inf")],
+        "backward_event_rate": [None, 0.0, 1.0, 2.0, float("nan")],
+        "binary_input": [True, False],
+        "features": [None, 0, 1, 3, 64, 65, -1, 2**62],
         "tiles": [None, [], [64, 1, 2, 0, 1], [128, 8, 4, 1, 3], [0] * 5, [-1] * 5, [64], [2**62] * 5],
     }
     return rng.choice(values[name])
@@ -88,9 +92,11 @@ def arguments(rng: random.Random, forward: Any) -> tuple[bool, dict[str, Any]]:
     dtype = rng.choice([torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16])
     T, N, C, H = (rng.choice(sizes) for sizes in ([0, 1, 7, 70], [0, 1, 2, 3], [0, 1, 4], [0, 1, 5, 16]))
     state = torch.float64 if dtype == torch.float64 else torch.float32
+    is_binary = rng.random() < 0.5
+    x = (torch.rand(T, N, C) < 0.3).float() if is_binary else torch.randn(T, N, C)
     vector = lambda: torch.rand(rng.choice([(H,), (H,), (1,), ()]), dtype=state)  # noqa: E731
     given: dict[str, Any] = {
-        "x": torch.randn(T, N, C).to(dtype),
+        "x": x.to(dtype),
         "weight": torch.randn(H, C).to(dtype),
         "decay": torch.randn(H, dtype=state),
         "bias_ih": rng.choice([None, torch.randn(H, dtype=dtype)]),
@@ -107,21 +113,30 @@ def arguments(rng: random.Random, forward: Any) -> tuple[bool, dict[str, Any]]:
     end = {"allow_tf32": False, "method": None, "gemm_chunk": rng.choice([3, 8, 100])}
     recompute = rng.random() < 0.5
     outputs = 0b1101 if recompute else 0b1011
+    outputs |= 0b10000 * is_binary
+    rest = {"tiles": None, "event_rate": rng.choice([None, 0.0]), "binary_input": is_binary}
     if rng.random() < 0.4:
-        return False, {**given, "outputs": outputs, **end, "tiles": None}
-    spikes, membrane, checkpoints, final = forward(*given.values(), outputs, *end.values(), None)
+        return False, {**given, "outputs": outputs, **end, **rest}
+    spikes, membrane, checkpoints, final, *events = forward(*given.values(), outputs, *end.values(), *rest.values())
+    bits, value = events if is_binary else (None, None)
     return True, {
         "grad_spikes": rng.choice([None, torch.randn_like(spikes)]),
         "grad_membrane": rng.choice([None, torch.randn_like(spikes)]),
         "grad_final_membrane": rng.choice([None, torch.randn_like(final)]),
         "membrane": None if recompute else membrane,
         "checkpoints": checkpoints if recompute else None,
+        "event_bits": bits,
+        "event_value": value,
         **given,
+        "x": None if is_binary else given["x"],
         "surrogate": rng.randrange(10),
         "p0": 2.0,
         "p1": 0.5,
         "outputs": 0b1111111,
         **end,
+        "event_rate": rest["event_rate"],
+        "backward_event_rate": rng.choice([None, 0.0]),
+        "features": C,
     }
 
 
@@ -135,7 +150,7 @@ def one_case(rng: random.Random, library: Any) -> bool:
         if torch.is_tensor(value):
             given[name] = odd_tensor(rng, value)
         elif value is not None and not name.startswith(
-            ("bias", "grad", "seed", "lengths", "initial", "membrane", "check")
+            ("bias", "grad", "seed", "lengths", "initial", "membrane", "check", "event_bits", "event_value")
         ):
             given[name] = odd_value(rng, name)
     inside = {

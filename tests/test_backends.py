@@ -102,7 +102,7 @@ def test_the_plan_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch, runs: lis
     layer = LeakyParallel(C, H, plan=plan, recompute=True)
     call(layer, "cuda")
     call(layer, "cpu")
-    assert runs[0][1]["request"] == (*plan[:4], None)
+    assert runs[0][1]["request"] == (*plan[:4], None, None, None)
     assert runs[0][1]["recompute"] is True
     assert not {"request", "recompute"} & runs[1][1].keys()
 

@@ -77,6 +77,7 @@ def test_arguments_are_those_of_snntorch_then_our_own() -> None:
         ("backend", "auto"),
         ("plan", None),
         ("recompute", False),
+        ("binary_input", None),
         ("compact_decay", False),
         ("membrane_bounds", (0.0, math.inf)),
     ]

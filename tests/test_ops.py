@@ -53,7 +53,7 @@ def forward_arguments(problem: Problem, outputs: int) -> tuple[object, ...]:
     tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
     chunk = INTERVAL if outputs & ops.CHECKPOINTS else None
     bounds = [None if math.isinf(bound) else bound for bound in bounds]
-    return (*tensors, lengths, None, *bounds, 0.0, outputs, False, None, chunk, None)
+    return (*tensors, lengths, None, *bounds, 0.0, outputs, False, None, chunk, None, None, False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -76,7 +76,7 @@ def test_opcheck_of_forward(library, device: str, dtype: torch.dtype) -> None:
 def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
     problem = draw(70, 2, 3, 5, dtype=dtype).to(dtype, device)
     arguments = forward_arguments(problem, EVERYTHING)
-    spikes, membrane, checkpoints, final_membrane = library().forward(*arguments)
+    spikes, membrane, checkpoints, final_membrane, *_ = library().forward(*arguments)
     x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane = arguments[:8]
     lengths = torch.tensor([33, 70], device=device)
     grads = [torch.randn_like(tensor) for tensor in (spikes, membrane, final_membrane)]
@@ -88,7 +88,7 @@ def test_opcheck_of_backward(library, device: str, dtype: torch.dtype) -> None:
         ([None, *grads[1:]], (membrane, None, None, weight, decay, None, None), 0b1110101, None),
         (grads, (None, checkpoints, x, weight, decay, bias_ih, bias_hh), 0b1111111, INTERVAL),
     ):
-        sample = (*given, *kept, *rest, outputs, False, None, chunk)
+        sample = (*given, *kept[:2], None, None, *kept[2:], *rest, outputs, False, None, chunk, None, None, None)
         torch.library.opcheck(library().backward.default, sample)
 
 
@@ -109,7 +109,7 @@ def test_a_wrong_call_of_the_operator_prints_what_it_saw(library, device: str) -
         (8, torch.zeros(3, dtype=torch.int64, device=device), r"lengths has shape \[3\], expected \[2\]"),
         (8, torch.zeros(2, dtype=torch.int32, device=device), "lengths has dtype Int, expected Long"),
         (8, torch.zeros(3, dtype=torch.int64, device=device)[::2], "lengths is not contiguous"),
-        (13, 16, "outputs is 16, expected a mask of 4 bits"),
+        (13, 32, "outputs is 32, expected a mask of 5 bits"),
         (15, "lanes", "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
         (16, -1, "gemm_chunk must be at least 1, got -1"),
         (16, None, "checkpoints need one gemm_chunk"),

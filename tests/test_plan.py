@@ -56,7 +56,7 @@ def test_extremes() -> None:
     assert leakypar.plan(1, 1, 1, 1, device=H100).forward == "sequential"  # nothing to split
     assert leakypar.plan(0, 0, 0, 0, device=H100).gemm_chunk == 1
     huge = leakypar.plan(2**20, 2**16, 16, 2**20, device=H100)
-    assert huge == ("sequential", "sequential", 1, 2**20, None)
+    assert huge == ("sequential", "sequential", 1, 2**20, None, 0, 0)
     assert leakypar.plan(10_000, 1, 4, 8, device="cpu").forward == "sequential"
 
 
@@ -78,7 +78,7 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(TypeError, match=r"dtype must be .*, got torch\.int8"):
         leakypar.plan(1, 1, 1, 1, dtype=torch.int8, device=H100)
     for plan, error, message in (
-        (7, TypeError, "must be None, 'sequential', 'look_back', 'project_scan' or a leakypar.Plan, got int"),
+        (7, TypeError, "must be None, 'sequential', 'look_back', 'project_scan', 'events' or a leakypar.Plan, got int"),
         ("lanes", ValueError, "a method must be 'sequential', 'look_back' or 'project_scan', got 'lanes'"),
         (scans("sequential", "both"), ValueError, "a method must be .*, got 'both'"),
         (scans("sequential", "project_scan"), ValueError, "backward must be .*, got 'project_scan'"),
@@ -97,7 +97,7 @@ def test_wrong_arguments_are_named() -> None:
 
 def test_a_plan_can_be_forced_as_it_was_read() -> None:
     chosen = leakypar.plan(50, 2, 3, 8, device=H100)
-    assert launch_plan.request(chosen) == (*chosen[:4], None)
+    assert launch_plan.request(chosen) == (*chosen[:4], None, 0, 0)
 
 
 def test_a_backward_is_chunked_where_its_gradient_would_leave_the_cache() -> None:

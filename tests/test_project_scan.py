@@ -255,7 +255,7 @@ def test_the_plan_names_project_scan() -> None:
         device = H100._replace(**{unknown: 0})
         assert leakypar.plan(*sizes, dtype=torch.bfloat16, device=device).forward == "look_back", unknown
     assert leakypar.plan(*sizes, dtype=torch.bfloat16, device="cpu").forward == "sequential"
-    assert launch_plan.request("project_scan") == ("project_scan", None, None, None, None)
+    assert launch_plan.request("project_scan") == ("project_scan", *[None] * 6)
 
 
 @needs_extension
@@ -270,7 +270,7 @@ def test_the_plan_tells_the_tiles_and_can_be_forced_as_read(name: str, precision
     assert chosen.tiles is not None
     detailed = predicted(name, precision, H100)
     assert chosen.tiles._asdict() == {field: detailed[field] for field in leakypar.Tiles._fields}
-    assert launch_plan.request(chosen) == (*chosen[:4], tuple(map(int, chosen.tiles)))
+    assert launch_plan.request(chosen) == (*chosen[:4], tuple(map(int, chosen.tiles)), 0, 0)
 
 
 @pytest.mark.parametrize("resident", [False, True])
@@ -318,4 +318,4 @@ def test_wrong_tiles_are_named(emulated_project_scan: Implementation, forced: li
     raw = [x, weight, decay, None, None, threshold, gain, None, None, None, 0.0, 1.0, 0.0]
     raw += [ops.SPIKES, False, "project_scan", None]
     with pytest.raises((RuntimeError, ValueError), match=message):
-        ops._library.forward.default(*raw, forced)
+        ops._library.forward.default(*raw, forced, None, False)

@@ -64,8 +64,9 @@ LOOPS = [
 # A one adds 16 vectors: of weights to sums in registers, or of d_u in registers to sums in memory, which are loaded by
 # the addition and stored; finding it takes a count of zeros, a bit cleared, an address (2) and the loop (2). A vector
 # of packed elements takes a comparison with zero and one with the value, each with a shift or a mask, and both narrowed
-# to bytes (2 of 4); then the bytes are gathered to bits, 5 for 8 of them.
-EVENTS = {"pack": (5 + 2) / 8 + 5 / 8, "project": 16 + 6, "gradient": 2 * 16 + 6}
+# to bytes (2 of 4); then the bytes are gathered to bits, 5 for 8 of them. Unpacking masks a vector of copies of a word,
+# compares it with zero, masks the value and stores it.
+EVENTS = {"pack": (5 + 2) / 8 + 5 / 8, "unpack": 4 / 8, "project": 16 + 6, "gradient": 2 * 16 + 6}
 ROWS, FEATURES, APART = 64, 1024, 16
 
 
@@ -113,10 +114,10 @@ def main() -> int:
         for loop in LOOPS:
             print(f"{loop.scan:17} {loop.dtype:9} {counted(program, loop):8.2f} {loop.instructions / loop.lanes:10.2f}")
         program = build(Path(folder), "event_loops")
-        print("events    counted  predicted   instructions an element packed, or a one beside 128 neurons")
+        print("events    counted  predicted   instructions an element packed or unpacked, or a one beside 128 neurons")
         for name, predicted in EVENTS.items():
             once, twice = (collected(program, name, ROWS, repeats) for repeats in (1, 2))
-            each = ROWS * FEATURES / (1 if name == "pack" else APART)
+            each = ROWS * FEATURES / (1 if name.endswith("pack") else APART)
             print(f"{name:9} {(twice - once) / each:8.2f} {predicted:10.2f}")
     return 0
 

@@ -19,23 +19,6 @@
 namespace leakypar::cpu {
 namespace {
 
-template <typename Scalar>
-using BitsOf = std::conditional_t<sizeof(Scalar) == 8, std::uint64_t,
-                                  std::conditional_t<sizeof(Scalar) == 4, std::uint32_t, std::uint16_t>>;
-
-// Infinity and NaN have all bits of the exponent.
-template <typename Scalar>
-LEAKYPAR_ALWAYS_INLINE inline bool is_finite(Scalar value) {
-  using Bits = BitsOf<Scalar>;
-  constexpr Bits exponent = sizeof(Scalar) == 8               ? Bits(0x7FF0'0000'0000'0000u)
-                            : sizeof(Scalar) == 4             ? Bits(0x7F80'0000u)
-                            : std::is_same_v<Scalar, float16> ? Bits(0x7C00u)
-                                                              : Bits(0x7F80u);
-  Bits bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<Bits>(bits & exponent) != exponent;
-}
-
 // Bits 0 to 7 from eight bytes that are 0 or 1, the first in the lowest.
 LEAKYPAR_ALWAYS_INLINE inline std::uint64_t gathered(const std::uint8_t* bytes) {
   std::uint64_t eight;
@@ -47,15 +30,12 @@ LEAKYPAR_ALWAYS_INLINE inline std::uint64_t gathered(const std::uint8_t* bytes) 
 template <typename Scalar>
 LEAKYPAR_ALWAYS_INLINE inline std::uint64_t packed_word(const Scalar* x, std::int64_t count, BitsOf<Scalar> value,
                                                         std::uint8_t& others) {
-  using Bits = BitsOf<Scalar>;
   std::uint8_t ones[64] = {};
   std::uint8_t other[64] = {};
   for (std::int64_t i = 0; i < count; ++i) {
-    Bits bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    const bool one = static_cast<Bits>(bits << 1) != 0;  // whatever the sign of a zero
+    const bool one = is_event(x[i]);
     ones[i] = one;
-    other[i] = one & (bits != value);
+    other[i] = one & (bits_of(x[i]) != value);
   }
   std::uint64_t word = 0;
   for (int i = 0; i < 8; ++i) word |= gathered(ones + 8 * i) << (8 * i);
@@ -65,13 +45,34 @@ LEAKYPAR_ALWAYS_INLINE inline std::uint64_t packed_word(const Scalar* x, std::in
 
 // The first value that is not zero, or zero where there is none.
 template <typename Scalar>
-Scalar first_value(const Scalar* x, std::int64_t rows, std::int64_t C, std::int64_t x_row) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < C; ++c) {
-      if (to_state(x[r * x_row + c]) != 0) return x[r * x_row + c];
+Scalar first_value(const InputRows<Scalar>& from) {
+  for (std::int64_t r = 0; r < from.rows; ++r) {
+    for (const Scalar *x = from[r], *last = x + from.C; x != last; ++x) {
+      if (is_event(*x)) return *x;
     }
   }
   return {};
+}
+
+// Up to 64 elements from a word: the value where its bit is 1, else zero.
+template <typename Scalar>
+LEAKYPAR_ALWAYS_INLINE inline void unpack_word(Scalar* x, std::int64_t count, std::uint64_t word,
+                                               BitsOf<Scalar> value) {
+  using Bits = BitsOf<Scalar>;
+  constexpr std::int64_t at_once = 8 * sizeof(Bits);  // as many as an element has bits, one of which each looks at
+  for (std::int64_t first = 0; first < count; first += at_once) {
+    const auto part = static_cast<Bits>(word >> first);
+    const std::int64_t last = std::min(count - first, at_once);
+    for (std::int64_t i = 0; i < last; ++i) {
+      const Bits bits = (part & static_cast<Bits>(Bits(1) << i)) != 0 ? value : Bits(0);
+      std::memcpy(x + first + i, &bits, sizeof bits);
+    }
+  }
+}
+
+// Rows that are worth a thread.
+std::int64_t grain_of_rows(std::int64_t C) {
+  return std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(C, 1));
 }
 
 // Calls body(c) for each one of a row's words [first, last).
@@ -116,43 +117,52 @@ bool all_finite(const Scalar* values, std::int64_t count, const Threads& threads
 }
 
 template <typename Scalar>
-bool pack_events(EventRows& events, const Scalar* x, std::int64_t rows, std::int64_t C, std::int64_t x_row,
-                 const Threads& threads) {
-  const Scalar value = first_value(x, rows, C, x_row);
-  events.rows = rows;
-  events.C = C;
-  events.words = (C + 63) / 64;
-  events.value = static_cast<double>(to_state(value));
-  if (!std::isfinite(events.value)) return false;
-  events.bits.resize(rows * events.words);
+std::optional<Scalar> pack_events(std::uint64_t* bits, const InputRows<Scalar>& from, const Threads& threads) {
+  const Scalar value = first_value(from);
+  if (!is_finite(value)) return std::nullopt;
+  const std::int64_t words = event_words(from.C), whole = from.C / 64;
   std::atomic<bool> binary{true};
-  std::atomic<std::int64_t> count{0};
-  BitsOf<Scalar> value_bits;
-  std::memcpy(&value_bits, &value, sizeof value_bits);
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(C, 1));
-  threads.parallel_for(rows, grain, [&](std::int64_t begin, std::int64_t end) {
+  threads.parallel_for(from.rows, grain_of_rows(from.C), [&](std::int64_t begin, std::int64_t end) {
     dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
-      std::int64_t ones = 0;
       for (std::int64_t r = begin; r < end && binary.load(std::memory_order_relaxed); ++r) {
         std::uint8_t others = 0;
-        std::uint64_t* const row = events.bits.data() + r * events.words;
-        const Scalar* const from = x + r * x_row;
-        const std::int64_t whole = C / 64;
-        for (std::int64_t w = 0; w < whole; ++w) {
-          row[w] = packed_word(from + 64 * w, 64, value_bits, others);
-          ones += std::popcount(row[w]);
-        }
-        if (whole < events.words) {
-          row[whole] = packed_word(from + 64 * whole, C - 64 * whole, value_bits, others);
-          ones += std::popcount(row[whole]);
-        }
+        std::uint64_t* const row = bits + r * words;
+        const Scalar* const x = from[r];
+        for (std::int64_t w = 0; w < whole; ++w) row[w] = packed_word(x + 64 * w, 64, bits_of(value), others);
+        if (whole < words) row[whole] = packed_word(x + 64 * whole, from.C - 64 * whole, bits_of(value), others);
         if (others != 0) binary.store(false, std::memory_order_relaxed);
       }
+    });
+  });
+  return binary ? std::optional(value) : std::nullopt;
+}
+
+template <typename Scalar>
+void unpack_events(Scalar* x, const EventRows& events, const Threads& threads) {
+  const BitsOf<Scalar> value = bits_of(to_element<Scalar>(static_cast<State<Scalar>>(events.value)));
+  const std::int64_t words = events.words(), whole = events.C / 64;
+  threads.parallel_for(events.rows, grain_of_rows(events.C), [&](std::int64_t begin, std::int64_t end) {
+    dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const std::uint64_t* const row = events.bits + r * words;
+        Scalar* const to = x + r * events.C;
+        for (std::int64_t w = 0; w < whole; ++w) unpack_word(to + 64 * w, 64, row[w], value);
+        if (whole < words) unpack_word(to + 64 * whole, events.C - 64 * whole, row[whole], value);
+      }
+    });
+  });
+}
+
+std::int64_t count_ones(const std::uint64_t* bits, std::int64_t words, const Threads& threads) {
+  std::atomic<std::int64_t> count{0};
+  threads.parallel_for(words, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+    dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
+      std::int64_t ones = 0;
+      for (std::int64_t w = begin; w < end; ++w) ones += std::popcount(bits[w]);
       count.fetch_add(ones, std::memory_order_relaxed);
     });
   });
-  events.count = count;
-  return binary;
+  return count;
 }
 
 template <typename Scalar>
@@ -194,7 +204,7 @@ void project_events(Projected* u, const EventRows& events, const NeuronTiles<Rea
         const std::int64_t neurons = std::min(width, weights.H - tile * width);
         for (std::int64_t r = first; r < std::min(first + block, events.rows); ++r) {
           TileRow<Real> sums = {};
-          for_each_one(events.bits.data() + r * events.words, 0, events.words,
+          for_each_one(events.bits + r * events.words(), 0, events.words(),
                        [&](std::int64_t c) LEAKYPAR_ALWAYS_INLINE { add_row(sums.values, weights.at(tile, c)); });
           Projected* const to = u + r * weights.H + tile * width;
           if (neurons == width) {
@@ -216,14 +226,14 @@ void add_event_gradient(NeuronTiles<Real>& sums, const EventRows& events, const 
   // in the second-level cache. An element has one thread in any case.
   constexpr std::int64_t cached_features = (1 << 19) / (width * sizeof(Real));
   const std::int64_t needed = std::max<std::int64_t>(threads.count, (events.C + cached_features - 1) / cached_features);
-  const std::int64_t ranges = std::clamp<std::int64_t>(needed, 1, std::max<std::int64_t>(events.words, 1));
-  const std::int64_t words = (events.words + ranges - 1) / ranges;
+  const std::int64_t ranges = std::clamp<std::int64_t>(needed, 1, std::max<std::int64_t>(events.words(), 1));
+  const std::int64_t words = (events.words() + ranges - 1) / ranges;
   const Real value = static_cast<Real>(events.value);
   threads.parallel_for(sums.tiles() * ranges, 1, [&](std::int64_t begin, std::int64_t end) {
     dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
       for (std::int64_t unit = begin; unit < end; ++unit) {
         const std::int64_t tile = unit / ranges, first = unit % ranges * words;
-        const std::int64_t last = std::min(first + words, events.words);
+        const std::int64_t last = std::min(first + words, events.words());
         const std::int64_t neurons = std::min(width, sums.H - tile * width);
         for (std::int64_t r = 0; r < events.rows; ++r) {
           TileRow<Real> row = {};
@@ -233,7 +243,7 @@ void add_event_gradient(NeuronTiles<Real>& sums, const EventRows& events, const 
           } else {
             for (std::int64_t i = 0; i < neurons; ++i) row.values[i] = value * to_state(from[i]);
           }
-          for_each_one(events.bits.data() + r * events.words, first, last,
+          for_each_one(events.bits + r * events.words(), first, last,
                        [&](std::int64_t c) LEAKYPAR_ALWAYS_INLINE { add_row(sums.at(tile, c), row.values); });
         }
       }
@@ -258,11 +268,12 @@ void add_transposed(Real* grad_weight, const NeuronTiles<Real>& sums, const Thre
   });
 }
 
-#define LEAKYPAR_EVENTS(Scalar)                                                                                   \
-  template bool pack_events(EventRows&, const Scalar*, std::int64_t, std::int64_t, std::int64_t, const Threads&); \
-  template bool pack_weights(NeuronTiles<State<Scalar>>&, const Scalar*, std::int64_t, const Threads&);           \
-  template bool all_finite(const Scalar*, std::int64_t, const Threads&);                                          \
-  template void project_events(Scalar*, const EventRows&, const NeuronTiles<State<Scalar>>&, const Threads&);     \
+#define LEAKYPAR_EVENTS(Scalar)                                                                               \
+  template std::optional<Scalar> pack_events(std::uint64_t*, const InputRows<Scalar>&, const Threads&);       \
+  template void unpack_events(Scalar*, const EventRows&, const Threads&);                                     \
+  template bool pack_weights(NeuronTiles<State<Scalar>>&, const Scalar*, std::int64_t, const Threads&);       \
+  template bool all_finite(const Scalar*, std::int64_t, const Threads&);                                      \
+  template void project_events(Scalar*, const EventRows&, const NeuronTiles<State<Scalar>>&, const Threads&); \
   template void add_event_gradient(NeuronTiles<State<Scalar>>&, const EventRows&, const Scalar*, const Threads&);
 LEAKYPAR_EVENTS(float)
 LEAKYPAR_EVENTS(double)

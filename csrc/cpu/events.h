@@ -12,25 +12,44 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "../kernels.h"
+#include "../math/event_bits.h"
 
 namespace leakypar::cpu {
 
-// Rows of an input as bits: bit c % 64 of word c / 64 of a row is 1 where feature c is not zero.
-struct EventRows {
-  std::int64_t rows, C, words;      // words of a row
-  std::vector<std::uint64_t> bits;  // [rows, words]
-  std::int64_t count;               // ones
-  double value;                     // v
+// An input [T, N, C] as rows, T N of them, the features of each contiguous.
+template <typename Scalar>
+struct InputRows {
+  const Scalar* x;
+  std::int64_t rows, N, C;
+  std::int64_t x_step, x_row;  // elements between time steps, and between batch rows
+
+  const Scalar* operator[](std::int64_t row) const { return x + row / N * x_step + row % N * x_row; }
 };
 
-// Packs x [rows, C], its last dimension contiguous and x_row elements between rows. False, and soon, where a value is
-// neither zero nor v, v being the first that is not zero; or where v is not finite.
+// Rows as bits (math/event_bits.h).
+struct EventRows {
+  std::int64_t rows, C;
+  const std::uint64_t* bits;  // [rows, words]
+  double value;               // v
+
+  std::int64_t words() const { return event_words(C); }
+};
+
+// Packs rows into bits [rows, words], and returns v: the first value that is not zero, or zero where there is none. Nothing,
+// and soon, where another value is neither zero nor v, or where v is not finite.
 template <typename Scalar>
-bool pack_events(EventRows& events, const Scalar* x, std::int64_t rows, std::int64_t C, std::int64_t x_row,
-                 const Threads& threads);
+std::optional<Scalar> pack_events(std::uint64_t* bits, const InputRows<Scalar>& from, const Threads& threads);
+
+// What pack_events made bits of: [rows, C], zeros and the events' value.
+template <typename Scalar>
+void unpack_events(Scalar* x, const EventRows& events, const Threads& threads);
+
+// The ones among these words.
+std::int64_t count_ones(const std::uint64_t* bits, std::int64_t words, const Threads& threads);
 
 // A [C, H] matrix in the state type, cut into tiles of neurons: [tiles, C, width], the last tile filled up with zeros. A
 // tile is as wide as the accumulators of the widest vectors.

@@ -121,24 +121,34 @@ __device__ __forceinline__ void add_state(Real* to, std::int64_t column, const R
   for (int i = 0; i < Width; ++i) to[column + i] += values[i];
 }
 
-// The neuron of a column, and the sequence of the batch that it belongs to, without a 64-bit division, which is a call of
-// some hundred instructions: the host divides once, and with reciprocal = floor((2^64 - 1) / H) the upper half of a product
-// is the quotient, or one less than it.
+// Division by a number that the host knows, without a 64-bit division, which is a call of some hundred instructions: the host
+// divides once, and with reciprocal = floor((2^64 - 1) / by) the upper half of a product is the quotient, or one less.
+struct Divisor {
+  std::uint64_t by, reciprocal;
+
+  explicit Divisor(std::int64_t by) : by(static_cast<std::uint64_t>(by)), reciprocal(~std::uint64_t{0} / this->by) {}
+
+  __device__ __forceinline__ std::int64_t quotient(std::int64_t of) const {
+    const std::uint64_t found = __umul64hi(static_cast<std::uint64_t>(of), reciprocal);
+    return static_cast<std::int64_t>(found + (static_cast<std::uint64_t>(of) - found * by >= by));
+  }
+
+  __device__ __forceinline__ std::int64_t remainder(std::int64_t of) const {
+    const auto n = static_cast<std::uint64_t>(of);
+    const std::uint64_t rest = n - __umul64hi(n, reciprocal) * by;
+    return static_cast<std::int64_t>(rest < by ? rest : rest - by);
+  }
+};
+
+// The neuron of a column, and the sequence of the batch that it belongs to.
 struct NeuronOf {
-  std::uint64_t H, reciprocal;
+  Divisor H;
 
-  explicit NeuronOf(std::int64_t H) : H(static_cast<std::uint64_t>(H)), reciprocal(~std::uint64_t{0} / this->H) {}
+  explicit NeuronOf(std::int64_t H) : H(H) {}
 
-  __device__ __forceinline__ std::int64_t operator()(std::int64_t column) const {
-    const auto c = static_cast<std::uint64_t>(column);
-    const std::uint64_t rest = c - __umul64hi(c, reciprocal) * H;
-    return static_cast<std::int64_t>(rest < H ? rest : rest - H);
-  }
+  __device__ __forceinline__ std::int64_t operator()(std::int64_t column) const { return H.remainder(column); }
 
-  __device__ __forceinline__ std::int64_t sequence(std::int64_t column) const {
-    const std::uint64_t quotient = __umul64hi(static_cast<std::uint64_t>(column), reciprocal);
-    return static_cast<std::int64_t>(quotient + (static_cast<std::uint64_t>(column) - quotient * H >= H));
-  }
+  __device__ __forceinline__ std::int64_t sequence(std::int64_t column) const { return H.quotient(column); }
 };
 
 // The steps of the sequence that a thread's columns belong to (where there are lengths, one: see dispatch_kernel).

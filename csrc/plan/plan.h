@@ -19,6 +19,7 @@ struct Request {
   std::optional<Method> forward, backward;
   std::optional<std::int64_t> gemm_chunk, backward_gemm_chunk;
   std::optional<ProjectTiles> tiles;
+  std::optional<double> event_rate, backward_event_rate;
   // Training keeps checkpoints of the membrane, one every gemm_chunk steps, and its backward rebuilds the rest by the same
   // products: the interval is the caller's, and the same for both directions.
   bool recompute = false;
@@ -29,7 +30,15 @@ struct Plan {
   std::int64_t gemm_chunk;            // time steps that the forward projects at a time
   std::int64_t backward_gemm_chunk;   // time steps that the backward scans and multiplies at a time
   std::optional<ProjectTiles> tiles;  // of project_scan, and only there
+  // The shares of ones up to which an input of zeros and ones is multiplied by additions alone, in the projection and for
+  // the gradient of the weights; 0 where none is looked for. On a CPU, and only there.
+  double event_rate, backward_event_rate;
 };
+
+// Up to these shares of ones additions take less time than the dense product does (docs/events.md), in a chunk of at least
+// this size.
+inline constexpr double most_ones_forward = 0.4, most_ones_backward = 0.3;
+inline constexpr std::int64_t least_event_rows = 256, least_event_features = 32, least_event_neurons = 32;
 
 inline constexpr const char* method_names[] = {"sequential", "look_back", "project_scan"};
 
@@ -52,6 +61,13 @@ inline void check(const Request& asked) {
   };
   check_chunk("gemm_chunk", asked.gemm_chunk);
   check_chunk("backward_gemm_chunk", asked.backward_gemm_chunk);
+  const auto check_rate = [](const char* name, const std::optional<double>& rate) {
+    if (rate && !(*rate >= 0 && *rate <= 1)) {
+      refuse_plan(std::string(name) + " must be from 0 to 1, got " + std::to_string(*rate));
+    }
+  };
+  check_rate("event_rate", asked.event_rate);
+  check_rate("backward_event_rate", asked.backward_event_rate);
   if (asked.tiles && asked.forward != Method::project_scan) {
     refuse_plan("tiles must be None unless forward is 'project_scan'");
   }
@@ -122,7 +138,7 @@ inline Plan make_plan(const Workload& work, const DeviceFacts& device, const Req
   const Method scan = choose_scan(work, device);
   const std::int64_t T = std::max<std::int64_t>(work.T, 1), in_cache = steps_within(device.cache_bytes / 2, work);
   Plan plan = {
-      asked.forward.value_or(scan), asked.backward.value_or(scan), in_cache, device.is_cpu() ? in_cache : T, {}};
+      asked.forward.value_or(scan), asked.backward.value_or(scan), in_cache, device.is_cpu() ? in_cache : T, {}, 0, 0};
 
   const bool facts_known = device.clock_khz > 0 && device.bytes_per_second > 0;
   if (facts_known && plan.backward == Method::sequential && backward_saving(work, device, in_cache) > 0) {
@@ -137,6 +153,18 @@ inline Plan make_plan(const Workload& work, const DeviceFacts& device, const Req
   if (plan.forward == Method::project_scan) plan.gemm_chunk = T;
   if (asked.gemm_chunk) plan.gemm_chunk = std::min(*asked.gemm_chunk, T);
   if (asked.backward_gemm_chunk) plan.backward_gemm_chunk = std::min(*asked.backward_gemm_chunk, T);
+
+  if (device.is_cpu()) {
+    const auto sought = [&](std::int64_t steps, double rate) {
+      const bool worth =
+          steps * work.N >= least_event_rows && work.C >= least_event_features && work.H >= least_event_neurons;
+      return worth ? rate : 0.0;
+    };
+    plan.event_rate = asked.event_rate.value_or(sought(plan.gemm_chunk, most_ones_forward));
+    plan.backward_event_rate = asked.backward_event_rate.value_or(sought(plan.backward_gemm_chunk, most_ones_backward));
+  } else if (asked.event_rate.value_or(0) > 0 || asked.backward_event_rate.value_or(0) > 0) {
+    refuse_plan("event_rate and backward_event_rate, which 'events' sets, are for a CPU");
+  }
 
   if (plan.forward == Method::project_scan && work.T > 0 && work.N > 0 && work.H > 0) {
     Workload chunk = work;

@@ -25,14 +25,15 @@ inline void check_floating(const Tensor& tensor, std::string_view schema, std::s
       return;
     default:
       // The arguments of another type, which the operator checks.
-      if (const std::string name = argument_name(schema, index); name != "seed" && name != "lengths") {
+      if (const std::string name = argument_name(schema, index);
+          name != "seed" && name != "lengths" && name != "event_bits") {
         parameter_dtype(tensor, name.c_str());
       }
   }
 }
 
-// A tensor of floating point values, the lengths or the seed, all in memory, on the device of `like`. What an argument is besides, its
-// shape and type among these, the operator knows.
+// A tensor of floating point values, the lengths, the seed or bits, all in memory, on the device of `like`. What an argument
+// is besides, its shape and type among these, the operator knows.
 inline void check_memory(const Tensor& tensor, const Tensor& like, std::string_view schema, std::size_t index) {
   STD_TORCH_CHECK(tensor.defined(), "leakypar: ", argument_name(schema, index), " is None, expected a tensor");
   std::int32_t layout = 0;

@@ -18,12 +18,13 @@ class Membrane {
   Membrane(const Tensor& kept, const MaybeTensor& initial) : kept_(kept), initial_(initial) {}
 
   // Rebuilt: args holds the sizes and the neurons; checkpoints [chunks - 1, N, H] are the membrane between chunks.
-  Membrane(const Tensor& x, const Tensor& weight, const Tensor& checkpoints, const MaybeTensor& initial,
+  Membrane(const Input<Device, Scalar>& x, const Tensor& weight, const Tensor& checkpoints, const MaybeTensor& initial,
            const ScanForward<Scalar, Projected>& args, const Plan& plan, bool allow_tf32)
-      : kept_(new_empty(x, {std::min(plan.gemm_chunk, x.size(0)), args.N, args.H}, x.scalar_type())),
+      : kept_(new_empty(weight, {std::min(plan.gemm_chunk, x.T()), args.N, args.H}, dtype_of<Scalar>)),
         initial_(initial),
-        rebuild_(Rebuild{checkpoints, args, plan.forward,
-                         Projection<Device, Scalar, Projected>(x, weight, kept_, plan.gemm_chunk, allow_tf32)}) {}
+        rebuild_(Rebuild{
+            checkpoints, args, plan.forward,
+            Projection<Device, Scalar, Projected>(x, weight, kept_, plan.gemm_chunk, plan.event_rate, allow_tf32)}) {}
 
   const Tensor& kept() const { return kept_; }
 
@@ -65,29 +66,39 @@ class Membrane {
 
 // The gradients of x, weight, decay, either bias, threshold, gain and initial_membrane, in this order; an empty tensor for
 // each that is not wanted. The membrane is the forward's, or the checkpoints are, and then x, weight and the biases are read
-// to rebuild it. Those of x and weight have their type, the rest the state type: the caller knows what their parameters are.
+// to rebuild it. In place of x, what the forward left of it as events; `features` says C then. Those of x and weight have their type, the rest the state type: the caller knows what their parameters are.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     MaybeTensor grad_spikes, MaybeTensor grad_membrane, MaybeTensor grad_final_membrane, MaybeTensor membrane,
-    MaybeTensor checkpoints, MaybeTensor x, MaybeTensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh,
-    Tensor threshold, Tensor gain, MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed,
-    std::optional<double> lower, std::optional<double> upper, double dropout, std::int64_t surrogate, double p0,
-    double p1, std::int64_t outputs, bool allow_tf32, std::optional<std::string> method,
-    std::optional<std::int64_t> gemm_chunk) {
+    MaybeTensor checkpoints, MaybeTensor event_bits, MaybeTensor event_value, MaybeTensor x, MaybeTensor weight,
+    Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain, MaybeTensor initial_membrane,
+    MaybeTensor lengths, MaybeTensor seed, std::optional<double> lower, std::optional<double> upper, double dropout,
+    std::int64_t surrogate, double p0, double p1, std::int64_t outputs, bool allow_tf32,
+    std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk, std::optional<double> event_rate,
+    std::optional<double> backward_event_rate, std::optional<std::int64_t> features) {
   check_outputs(outputs, 7);
   const bool wants_x = wants(outputs, 0), wants_weight = wants(outputs, 1);
   STD_TORCH_CHECK(membrane.has_value() != checkpoints.has_value(),
                   "leakypar: expected either the membrane or the checkpoints");
-  STD_TORCH_CHECK(x.has_value() || !(wants_weight || checkpoints), "leakypar: x is not given, expected [T, N, C]");
+  STD_TORCH_CHECK(x.has_value() || event_bits.has_value() || !(wants_weight || checkpoints),
+                  "leakypar: neither x nor event_bits is given, expected [T, N, C]");
+  STD_TORCH_CHECK(!event_bits || features.has_value(), "leakypar: features is not given, expected the size of x");
   STD_TORCH_CHECK(weight.has_value() || !(wants_x || checkpoints), "leakypar: weight is not given, expected [H, C]");
   STD_TORCH_CHECK(surrogate >= 0 && surrogate <= static_cast<std::int64_t>(SurrogateKind::sparse_fast_sigmoid),
                   "leakypar: surrogate is ", surrogate, ", expected a SurrogateKind");
   if (membrane) check_dimensions(*membrane, "membrane", {"T", "N", "H"});
   if (x) check_dimensions(*x, "x", {"T", "N", "C"});
   if (weight) check_dimensions(*weight, "weight", {"H", "C"});
-  const Tensor& like = membrane ? *membrane : *x;
-  const std::int64_t T = like.size(0), N = like.size(1), H = membrane ? membrane->size(2) : weight->size(0);
-  const std::int64_t C = x ? x->size(2) : weight ? weight->size(1) : 0;
+  std::optional<Events> events;
+  if (event_bits) events = events_from(*event_bits, event_value, *features);
+  const Tensor& like = membrane ? *membrane : x ? *x : events->value;
+  const Tensor& sized = membrane ? *membrane : x ? *x : events->bits;
+  const std::int64_t T = sized.size(0), N = sized.size(1), H = membrane ? membrane->size(2) : weight->size(0);
+  const std::int64_t C = events ? events->C : x ? x->size(2) : weight ? weight->size(1) : 0;
+  if (events) {
+    check_shape(events->bits, "event_bits", {T, N, event_words(C)});
+    check_like(events->value, "event_value", like, like.scalar_type());
+  }
   if (x) {
     check_shape(*x, "x", {T, N, C});
     check_like(*x, "x", like, like.scalar_type());
@@ -116,6 +127,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       request.gemm_chunk = gemm_chunk;
     }
     request.recompute = checkpoints.has_value();
+    request.event_rate = event_rate;
+    request.backward_event_rate = backward_event_rate;
     const Plan plan = plan_for({T, N, C, H, precision_of<Scalar>(allow_tf32)}, Device::facts(like), request);
     const std::int64_t longest = plan.backward_gemm_chunk;
     const std::int64_t chunks = (T + longest - 1) / longest;
@@ -130,13 +143,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const MaybeTensor from_membrane = trace(grad_membrane, "grad_membrane");
     const MaybeTensor from_final = state(grad_final_membrane, "grad_final_membrane", N, H, dtype_of<Real>);
     const MaybeTensor first = state(initial_membrane, "initial_membrane", N, H, dtype_of<Real>);
+    std::optional<Input<Device, Scalar>> input;
+    if (events) {
+      input.emplace(*events);
+    } else if (x) {
+      const double rate = checkpoints && plan.event_rate > 0 ? 1.0 : wants_weight ? plan.backward_event_rate : 0.0;
+      input.emplace(*x, packed<Device, Scalar>(*x, false, rate));
+    }
     Membrane<Device, Scalar, Projected> source = [&] {
       if (membrane) return Membrane<Device, Scalar, Projected>(*trace(membrane, "membrane"), first);
       ScanForward<Scalar, Projected> args = {};
       args.N = N;
       args.H = H;
       args.neurons = neurons_from(decay, bias_ih, bias_hh, threshold, gain, bounds, H, like);
-      return Membrane<Device, Scalar, Projected>(*x, *weight, *checkpoints, first, args, plan, allow_tf32);
+      return Membrane<Device, Scalar, Projected>(*input, *weight, *checkpoints, first, args, plan, allow_tf32);
     }();
 
     const std::int64_t steps_at_once = std::min(longest, T);
@@ -151,7 +171,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     }
     if (wants(outputs, 6)) grad_initial_membrane = new_empty(like, {N, H}, dtype_of<Real>);
     if (chunks > 1) carry = new_empty(like, {N, H}, dtype_of<Real>);
-    WeightGradient<Device, Scalar, Projected> grad_weight(like, H, C, allow_tf32);
+    WeightGradient<Device, Scalar, Projected> grad_weight(like, H, C, plan.backward_event_rate, allow_tf32);
     const std::int64_t tiles = Device::time_tiles(plan.backward, steps_at_once);
     const auto partial = [&](int result) -> MaybeTensor {
       if (!wants(outputs, result)) return std::nullopt;
@@ -194,7 +214,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         }
       }
       if (wants_weight) {
-        grad_weight.add(grad_rows, matrix(steps(*x, t, args.T)));
+        grad_weight.add(grad_rows, *input, t, args.T);
       }
     }
     if (grad_initial_membrane && T == 0) {

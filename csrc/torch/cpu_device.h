@@ -32,9 +32,25 @@ struct Cpu {
   template <typename Scalar, typename Projected>
   static constexpr bool overwrites = std::is_same_v<Scalar, Projected>;
 
+  // The products with events, where the share of ones is at most this.
   template <typename Scalar, typename Projected>
-  static CpuEvents<Scalar, Projected> events() {
-    return CpuEvents<Scalar, Projected>(threads());
+  static CpuEvents<Scalar, Projected> products(double event_rate) {
+    return CpuEvents<Scalar, Projected>(event_rate, threads());
+  }
+
+  // Packing tells whether x is made of events, so nobody has to promise it.
+  static constexpr bool finds_events = true;
+
+  template <typename Scalar>
+  static std::optional<Events> pack(const Tensor& x, double rate) {
+    return pack_on_cpu<Scalar>(x, rate, threads());
+  }
+
+  template <typename Scalar>
+  static void unpack(const Tensor& rows, const Tensor& bits, const Events& events) {
+    const Scalar value = *static_cast<const Scalar*>(events.value.data_ptr());
+    const cpu::EventRows from = {rows.size(0), events.C, words_of(bits), static_cast<double>(widen(value))};
+    cpu::unpack_events(static_cast<Scalar*>(rows.data_ptr()), from, threads());
   }
 
   static DeviceFacts facts(const Tensor&) { return cpu_facts; }

@@ -1,14 +1,46 @@
-// The CPU's products with an input of events (cpu/events.h), as the operators take them: each chunk of time by events where
-// it is made of them and few are ones. The choice depends on the chunk's values alone, so that a backward which projects a
+// The CPU's part in events (cpu/events.h), as the operators take it: an input is packed whole, and each chunk of time
+// multiplied by events where few are ones. That choice depends on the chunk's bits alone, so that a backward which projects a
 // chunk again finds the bits of the forward.
 #pragma once
 
 #include <memory>
 
 #include "../cpu/events.h"
-#include "tensors.h"
+#include "input.h"
 
 namespace leakypar {
+
+// An x whose features lie side by side.
+template <typename Scalar>
+cpu::InputRows<Scalar> input_rows(const Tensor& x, std::int64_t steps) {
+  return {static_cast<const Scalar*>(x.data_ptr()), steps * x.size(1), x.size(1), x.size(2), x.stride(0), x.stride(1)};
+}
+
+inline const std::uint64_t* words_of(const Tensor& bits) { return static_cast<const std::uint64_t*>(bits.data_ptr()); }
+
+// At most this share of the elements of these bits are ones.
+inline bool few_ones(const Tensor& bits, std::int64_t steps, std::int64_t C, double rate, const cpu::Threads& threads) {
+  const std::int64_t rows = steps * bits.size(1);
+  const std::int64_t ones = cpu::count_ones(words_of(bits), rows * event_words(C), threads);
+  return static_cast<double>(ones) <= rate * static_cast<double>(rows * C);
+}
+
+// x [T, N, C] as events; nothing where it has another value than zero and one more, or more ones than the rate says. A part
+// of it is looked at first: whatever is not made of events, or has too many ones, costs little more than that.
+template <typename Scalar>
+std::optional<Events> pack_on_cpu(const Tensor& x, double rate, const cpu::Threads& threads) {
+  const std::int64_t T = x.size(0), C = x.size(2), looked_at = (T + 31) / 32;
+  const Tensor bits = new_event_bits(x), value = new_empty(x, {1}, dtype_of<Scalar>);
+  auto* const words = static_cast<std::uint64_t*>(bits.data_ptr());
+  *static_cast<Scalar*>(value.data_ptr()) = Scalar{};
+  if (x.numel() == 0) return Events{bits, value, C};
+  for (const std::int64_t count : {looked_at, T}) {
+    const auto found = cpu::pack_events(words, input_rows<Scalar>(x, count), threads);
+    if (!found || (rate < 1 && !few_ones(bits, count, C, rate, threads))) return std::nullopt;
+    *static_cast<Scalar*>(value.data_ptr()) = *found;
+  }
+  return Events{bits, value, C};
+}
 
 template <typename Scalar, typename Projected>
 class CpuEvents {
@@ -16,11 +48,16 @@ class CpuEvents {
   using Tiles = cpu::NeuronTiles<Real>;
 
  public:
-  explicit CpuEvents(const cpu::Threads& threads) : threads_(threads) {}
+  // rate: the share of ones up to which a chunk is multiplied by events.
+  CpuEvents(double rate, const cpu::Threads& threads) : rate_(rate), threads_(threads) {}
 
-  // u [rows, H] = x W^T, for x [rows, C] and W [H, C]. False where it is left to a dense product.
-  bool project(const Tensor& u, const Tensor& x, const Tensor& weight) {
-    if (!pack(x, weight.size(0), most_ones_forward)) return false;
+  // u [rows, H] = x W^T, for the steps of x [.., N, C] from `first` on and W [H, C]. False where it is left to a dense
+  // product.
+  template <typename Device>
+  bool project(const Tensor& u, const Input<Device, Scalar>& x, std::int64_t first, std::int64_t count,
+               const Tensor& weight) {
+    const auto events = few(x, first, count);
+    if (!events) return false;
     if (!weights_) {
       const Tensor dense_rows = torch::stable::contiguous(weight);
       weights_ = std::make_unique<Tiles>(weight.size(1), weight.size(0));
@@ -28,18 +65,19 @@ class CpuEvents {
           cpu::pack_weights(*weights_, static_cast<const Scalar*>(dense_rows.data_ptr()), weight.size(1), threads_);
     }
     if (!finite_) return false;
-    cpu::project_events(static_cast<Projected*>(u.data_ptr()), events_, *weights_, threads_);
+    cpu::project_events(static_cast<Projected*>(u.data_ptr()), *events, *weights_, threads_);
     return true;
   }
 
-  // dW^T += x^T d_u, for x [rows, C] and a contiguous d_u [rows, H]. False where it is left to a dense product.
-  bool add(const Tensor& grad_u, const Tensor& x) {
-    const std::int64_t H = grad_u.size(1);
-    if (!pack(x, H, most_ones_backward)) return false;
+  // dW^T += x^T d_u, for a contiguous d_u [rows, H]. False where it is left to a dense product.
+  template <typename Device>
+  bool add(const Tensor& grad_u, const Input<Device, Scalar>& x, std::int64_t first, std::int64_t count) {
+    const auto events = few(x, first, count);
+    if (!events) return false;
     const auto* const d_u = static_cast<const Projected*>(grad_u.data_ptr());
     if (!cpu::all_finite(d_u, grad_u.numel(), threads_)) return false;
-    if (!sums_) sums_ = std::make_unique<Tiles>(x.size(1), H);
-    cpu::add_event_gradient(*sums_, events_, d_u, threads_);
+    if (!sums_) sums_ = std::make_unique<Tiles>(x.C(), grad_u.size(1));
+    cpu::add_event_gradient(*sums_, *events, d_u, threads_);
     return true;
   }
 
@@ -52,26 +90,17 @@ class CpuEvents {
   }
 
  private:
-  // The shares of ones up to which events are taken, below where they cost what a dense product does (docs/events.md); and
-  // the rows, features and neurons from which they are.
-  static constexpr double most_ones_forward = 0.4, most_ones_backward = 0.3;
-  static constexpr std::int64_t least_rows = 256, least_features = 32, least_neurons = 32;
-
-  bool pack(const Tensor& x, std::int64_t H, double most_ones) {
-    const std::int64_t rows = x.size(0), C = x.size(1);
-    if (rows < least_rows || C < least_features || H < least_neurons || x.stride(1) != 1) return false;
-    const auto* const from = static_cast<const Scalar*>(x.data_ptr());
-    const auto few = [&](std::int64_t count, std::int64_t of_rows) {
-      return static_cast<double>(count) <= most_ones * static_cast<double>(of_rows * C);
-    };
-    // A look at some rows first: whatever is not made of events, or has too many ones, costs no more than that.
-    const std::int64_t looked_at = rows / 32;
-    return cpu::pack_events(events_, from, looked_at, C, x.stride(0), threads_) && few(events_.count, looked_at) &&
-           cpu::pack_events(events_, from, rows, C, x.stride(0), threads_) && few(events_.count, rows);
+  template <typename Device>
+  std::optional<cpu::EventRows> few(const Input<Device, Scalar>& x, std::int64_t first, std::int64_t count) const {
+    if (!x.events() || rate_ == 0) return std::nullopt;
+    const Tensor bits = steps(x.events()->bits, first, count);
+    if (!few_ones(bits, count, x.C(), rate_, threads_)) return std::nullopt;
+    const Scalar value = *static_cast<const Scalar*>(x.events()->value.data_ptr());
+    return cpu::EventRows{count * x.N(), x.C(), words_of(bits), static_cast<double>(widen(value))};
   }
 
+  double rate_;
   cpu::Threads threads_;
-  cpu::EventRows events_;
   std::unique_ptr<Tiles> weights_, sums_;
   bool finite_ = false;
 };

@@ -19,14 +19,45 @@ struct Cuda {
   static constexpr bool overwrites = false;
 
   // On a GPU every product is dense.
-  struct NoEvents {
-    static bool project(const Tensor&, const Tensor&, const Tensor&) { return false; }
-    static bool add(const Tensor&, const Tensor&) { return false; }
+  struct DenseProducts {
+    template <typename Input>
+    static bool project(const Tensor&, const Input&, std::int64_t, std::int64_t, const Tensor&) {
+      return false;
+    }
+    template <typename Input>
+    static bool add(const Tensor&, const Input&, std::int64_t, std::int64_t) {
+      return false;
+    }
     static void add_gradient_to(MaybeTensor&, const Tensor&) {}
   };
   template <typename Scalar, typename Projected>
-  static NoEvents events() {
+  static DenseProducts products(double) {
     return {};
+  }
+
+  // To learn whether x is made of events would be to wait for the device.
+  static constexpr bool finds_events = false;
+
+  // x [T, N, C] as events. Where it is none the value is NaN, which nothing here waits for.
+  template <typename Scalar>
+  static std::optional<Events> pack(const Tensor& x, double) {
+    const std::int64_t T = x.size(0), N = x.size(1), C = x.size(2);
+    const Events events = {new_event_bits(x), new_empty(x, {1}, dtype_of<Scalar>), C};
+    const cudaError_t error = cuda::pack_events<Scalar>(
+        {T, N, C, x.stride(0), x.stride(1), static_cast<const Scalar*>(x.data_ptr()),
+         static_cast<std::uint8_t*>(events.bits.data_ptr()), static_cast<Scalar*>(events.value.data_ptr())},
+        cuda::current_stream(x.get_device_index()));
+    check(error, "pack_events", T, N, C);
+    return events;
+  }
+
+  template <typename Scalar>
+  static void unpack(const Tensor& rows, const Tensor& bits, const Events& events) {
+    const cudaError_t error = cuda::unpack_events<Scalar>(
+        {rows.size(0), events.C, static_cast<const std::uint8_t*>(bits.data_ptr()),
+         static_cast<const Scalar*>(events.value.data_ptr()), static_cast<Scalar*>(rows.data_ptr())},
+        cuda::current_stream(rows.get_device_index()));
+    check(error, "unpack_events", bits.size(0), bits.size(1), events.C);
   }
 
   static DeviceFacts facts(const Tensor& tensor) { return cuda::device_facts(tensor.get_device_index()); }

@@ -9,35 +9,29 @@
 
 namespace leakypar {
 
-// An x [T, N, C] or weight [H, C] whose last dimension is contiguous; a copy only where it is not.
-inline Tensor with_dense_rows(const Tensor& tensor) {
-  const std::int64_t last = tensor.dim() - 1;
-  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : torch::stable::contiguous(tensor);
-}
-
 // What a user forces of one direction. Only a forward has tiles.
 inline std::optional<Method> method_from(const std::optional<std::string>& name) {
   return name ? std::optional(method_from(*name)) : std::nullopt;
 }
 
 // Returns spikes and membrane [T, N, H], the checkpoints [chunks - 1, N, H], which are the membrane between chunks and all
-// that a backward which recomputes it needs, and the final membrane [N, H]; an empty tensor for each that is not wanted.
+// that a backward which recomputes it needs, the final membrane [N, H], and x as bits with the value of its ones, which a
+// backward may read in its place; an empty tensor for each that is not wanted, or that an x which is not made of events does
+// not have. binary_input promises that it is.
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih,
-                                                   MaybeTensor bias_hh, Tensor threshold, Tensor gain,
-                                                   MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed,
-                                                   std::optional<double> lower, std::optional<double> upper,
-                                                   double dropout, std::int64_t outputs, bool allow_tf32,
-                                                   std::optional<std::string> method,
-                                                   std::optional<std::int64_t> gemm_chunk,
-                                                   std::optional<std::vector<std::int64_t>> tiles) {
-  check_outputs(outputs, 4);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+    Tensor x, Tensor weight, Tensor decay, MaybeTensor bias_ih, MaybeTensor bias_hh, Tensor threshold, Tensor gain,
+    MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed, std::optional<double> lower,
+    std::optional<double> upper, double dropout, std::int64_t outputs, bool allow_tf32,
+    std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk,
+    std::optional<std::vector<std::int64_t>> tiles, std::optional<double> event_rate, bool binary_input) {
+  check_outputs(outputs, 5);
   check_dimensions(x, "x", {"T", "N", "C"});
   check_dimensions(weight, "weight", {"H", "C"});
   const std::int64_t T = x.size(0), N = x.size(1), C = x.size(2), H = weight.size(0);
   check_shape(weight, "weight", {H, C});
   check_like(weight, "weight", x, x.scalar_type());
-  const bool keeps_checkpoints = wants(outputs, 2);
+  const bool keeps_checkpoints = wants(outputs, 2), keeps_events = wants(outputs, 4);
   const NoGrad no_grad;
   const typename Device::Guard guard(x);
 
@@ -49,9 +43,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
     if (tiles) request.tiles = tiles_from(*tiles);
     if (keeps_checkpoints) request.backward_gemm_chunk = gemm_chunk;
     request.recompute = keeps_checkpoints;
+    request.event_rate = event_rate;
     const Workload work = {T, N, C, H, precision_of<Scalar>(allow_tf32)};
     const Plan plan = plan_for(work, Device::facts(x), request);
     const std::int64_t chunks = (T + plan.gemm_chunk - 1) / plan.gemm_chunk;
+    // A backward that projects again must choose its products as this forward does: chunk by chunk, whatever the share of
+    // ones in all of x.
+    const bool in_any_case = keeps_checkpoints && (keeps_events || plan.event_rate > 0);
+    const auto events = packed<Device, Scalar>(x, binary_input && (keeps_events || Device::finds_events),
+                                               in_any_case ? 1.0 : plan.event_rate);
 
     MaybeTensor spikes, membrane, checkpoints, carry, final_membrane;
     if (wants(outputs, 0)) spikes = new_empty(x, {T, N, H}, x.scalar_type());
@@ -96,7 +96,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
         });
       }
     } else {
-      Projection<Device, Scalar, Projected> project(x, weight, membrane ? membrane : spikes, plan.gemm_chunk,
+      Projection<Device, Scalar, Projected> project(Input<Device, Scalar>(x, events), weight,
+                                                    membrane ? membrane : spikes, plan.gemm_chunk, plan.event_rate,
                                                     allow_tf32);
       using Args = ScanForward<Scalar, Projected>;
       in_chunks(Args{}, [&](Args& chunk, std::int64_t t) {
@@ -111,8 +112,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Tensor weight, Tens
         torch::stable::zero_(*final_membrane);
       }
     }
+    const auto kept = [&](Tensor Events::* part) -> MaybeTensor {
+      return events && keeps_events ? MaybeTensor((*events).*part) : std::nullopt;
+    };
     return std::make_tuple(or_empty(spikes, x), or_empty(membrane, x), or_empty(checkpoints, x),
-                           or_empty(final_membrane, x));
+                           or_empty(final_membrane, x), or_empty(kept(&Events::bits), x),
+                           or_empty(kept(&Events::value), x));
   });
 }
 
@@ -124,10 +129,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(
     MaybeTensor initial_membrane, MaybeTensor lengths, MaybeTensor seed, std::optional<double> lower,
     std::optional<double> upper, double dropout, std::int64_t /* surrogate */, double /* p0 */, double /* p1 */,
     std::int64_t outputs, bool allow_tf32, std::optional<std::string> method, std::optional<std::int64_t> gemm_chunk,
-    std::optional<std::vector<std::int64_t>> tiles, std::optional<std::string> /* backward_method */,
-    std::optional<std::int64_t> /* backward_gemm_chunk */) {
-  return forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, lower,
-                         upper, dropout, outputs, allow_tf32, method, gemm_chunk, tiles);
+    std::optional<std::vector<std::int64_t>> tiles, std::optional<double> event_rate,
+    std::optional<std::string> /* backward_method */, std::optional<std::int64_t> /* backward_gemm_chunk */,
+    std::optional<double> /* backward_event_rate */) {
+  const auto [spikes, membrane, checkpoints, final_membrane, bits, value] =
+      forward<Device>(x, weight, decay, bias_ih, bias_hh, threshold, gain, initial_membrane, lengths, seed, lower,
+                      upper, dropout, outputs, allow_tf32, method, gemm_chunk, tiles, event_rate, false);
+  return {spikes, membrane, checkpoints, final_membrane};
 }
 
 }  // namespace leakypar

@@ -78,21 +78,26 @@ leakypar::Precision precision_from(const std::string& name) {
 
 leakypar::Request request_from(const std::optional<std::string>& forward, const std::optional<std::string>& backward,
                                std::optional<std::int64_t> gemm_chunk, std::optional<std::int64_t> backward_gemm_chunk,
-                               const std::optional<std::vector<std::int64_t>>& tiles, bool recompute) {
+                               const std::optional<std::vector<std::int64_t>>& tiles, std::optional<double> event_rate,
+                               std::optional<double> backward_event_rate, bool recompute) {
   leakypar::Request request = {};
   if (forward) request.forward = leakypar::method_from(*forward);
   if (backward) request.backward = leakypar::method_from(*backward);
   request.gemm_chunk = gemm_chunk;
   request.backward_gemm_chunk = backward_gemm_chunk;
   if (tiles) request.tiles = leakypar::tiles_from(*tiles);
+  request.event_rate = event_rate;
+  request.backward_event_rate = backward_event_rate;
   request.recompute = recompute;
   return request;
 }
 
 void check_request(const std::optional<std::string>& forward, const std::optional<std::string>& backward,
                    std::optional<std::int64_t> gemm_chunk, std::optional<std::int64_t> backward_gemm_chunk,
-                   const std::optional<std::vector<std::int64_t>>& tiles) {
-  leakypar::check(request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, false));
+                   const std::optional<std::vector<std::int64_t>>& tiles, std::optional<double> event_rate,
+                   std::optional<double> backward_event_rate) {
+  leakypar::check(
+      request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, event_rate, backward_event_rate, false));
 }
 
 const char* name(leakypar::Method method) { return leakypar::method_names[static_cast<int>(method)]; }
@@ -107,12 +112,14 @@ py::tuple make_plan(std::int64_t T, std::int64_t N, std::int64_t C, std::int64_t
                     const Facts& facts, const std::optional<std::string>& forward,
                     const std::optional<std::string>& backward, std::optional<std::int64_t> gemm_chunk,
                     std::optional<std::int64_t> backward_gemm_chunk,
-                    const std::optional<std::vector<std::int64_t>>& tiles, bool recompute, bool measured) {
+                    const std::optional<std::vector<std::int64_t>>& tiles, std::optional<double> event_rate,
+                    std::optional<double> backward_event_rate, bool recompute, bool measured) {
   const auto plan = (measured ? leakypar::plan_for : leakypar::make_plan)(
       {T, N, C, H, precision_from(precision)}, device_from(facts),
-      request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, recompute));
+      request_from(forward, backward, gemm_chunk, backward_gemm_chunk, tiles, event_rate, backward_event_rate,
+                   recompute));
   return py::make_tuple(name(plan.forward), name(plan.backward), plan.gemm_chunk, plan.backward_gemm_chunk,
-                        tuple_from(plan.tiles));
+                        tuple_from(plan.tiles), plan.event_rate, plan.backward_event_rate);
 }
 
 leakypar::Direction direction_from(const std::string& name) {
@@ -197,13 +204,15 @@ PYBIND11_MODULE(_C, m) {
   m.attr("stable_abi_target") = stable_abi_target();
   m.def("device_facts", &device_facts, arg("device"),
         "The DeviceFacts of a CUDA device, by its index; of a CPU, where that is negative.");
-  m.def("make_plan", &make_plan, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
-        arg("forward") = py::none(), arg("backward") = py::none(), arg("gemm_chunk") = py::none(),
-        arg("backward_gemm_chunk") = py::none(), arg("tiles") = py::none(), arg("recompute") = false,
-        arg("measured") = true,
-        "csrc/plan/plan.h: (forward, backward, gemm_chunk, backward_gemm_chunk, tiles), where tiles are (columns, "
-        "batch_rows, stages, weights_resident, time_blocks) or None. ValueError where what is forced does not fit. "
-        "measured: whether what remember() was told comes before the arithmetic.");
+  m.def(
+      "make_plan", &make_plan, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
+      arg("forward") = py::none(), arg("backward") = py::none(), arg("gemm_chunk") = py::none(),
+      arg("backward_gemm_chunk") = py::none(), arg("tiles") = py::none(), arg("event_rate") = py::none(),
+      arg("backward_event_rate") = py::none(), arg("recompute") = false, arg("measured") = true,
+      "csrc/plan/plan.h: (forward, backward, gemm_chunk, backward_gemm_chunk, tiles, event_rate, backward_event_rate), "
+      "where tiles are (columns, "
+      "batch_rows, stages, weights_resident, time_blocks) or None. ValueError where what is forced does not fit. "
+      "measured: whether what remember() was told comes before the arithmetic.");
   m.def("candidates", &candidates, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"),
         arg("facts"), arg("direction"),
         "csrc/plan/measured.h: what is worth measuring, each (method, chunk_bytes, steps of a chunk, tiles or None).");
@@ -214,7 +223,8 @@ PYBIND11_MODULE(_C, m) {
         arg("facts"), arg("direction"), "Whether a plan of such sizes is remembered.");
   m.def("forget", [] { leakypar::measured_plans.forget(); }, "Forgets every plan that remember() was told.");
   m.def("check_request", &check_request, arg("forward"), arg("backward"), arg("gemm_chunk"), arg("backward_gemm_chunk"),
-        arg("tiles"), "ValueError where what a user forces of a plan fits no work on any device.");
+        arg("tiles"), arg("event_rate"), arg("backward_event_rate"),
+        "ValueError where what a user forces of a plan fits no work on any device.");
   m.def("predict", &predict, py::kw_only(), arg("T"), arg("N"), arg("C"), arg("H"), arg("precision"), arg("facts"),
         "What csrc/plan/cost.h expects of both forwards on a device of these facts, and the tiles of project_scan.");
 }

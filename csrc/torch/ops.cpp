@@ -28,23 +28,26 @@ constexpr char forward_schema[] =
     "forward(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
     "Tensor? initial_membrane, Tensor? lengths, Tensor? seed, float? lower, float? upper, float dropout, int outputs, "
     "bool allow_tf32, "
-    "str? method, SymInt? gemm_chunk, int[]? tiles) -> "
-    "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)";
+    "str? method, SymInt? gemm_chunk, int[]? tiles, float? event_rate, bool binary_input) -> "
+    "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane, Tensor event_bits, "
+    "Tensor event_value)";
 
 constexpr char layer_schema[] =
     "layer(Tensor x, Tensor weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, Tensor threshold, Tensor gain, "
     "Tensor? initial_membrane, Tensor? lengths, Tensor? seed, float? lower, float? upper, float dropout, int "
     "surrogate, float p0, "
-    "float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk, int[]? tiles, str? backward_method, "
-    "int? backward_gemm_chunk) -> "
+    "float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk, int[]? tiles, float? event_rate, "
+    "str? backward_method, int? backward_gemm_chunk, float? backward_event_rate) -> "
     "(Tensor spikes, Tensor membrane, Tensor checkpoints, Tensor final_membrane)";
 
 constexpr char backward_schema[] =
     "backward(Tensor? grad_spikes, Tensor? grad_membrane, Tensor? grad_final_membrane, Tensor? membrane, "
-    "Tensor? checkpoints, Tensor? x, Tensor? weight, Tensor decay, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor? checkpoints, Tensor? event_bits, Tensor? event_value, Tensor? x, Tensor? weight, Tensor decay, Tensor? "
+    "bias_ih, Tensor? bias_hh, "
     "Tensor threshold, Tensor gain, Tensor? initial_membrane, Tensor? lengths, Tensor? seed, float? lower, float? "
     "upper, float dropout, "
-    "int surrogate, float p0, float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk) -> "
+    "int surrogate, float p0, float p1, int outputs, bool allow_tf32, str? method, SymInt? gemm_chunk, "
+    "float? event_rate, float? backward_event_rate, SymInt? features) -> "
     "(Tensor grad_x, Tensor grad_weight, Tensor grad_decay, Tensor grad_bias, Tensor grad_threshold, Tensor grad_gain, "
     "Tensor grad_initial_membrane)";
 

@@ -1,7 +1,7 @@
 // Matrix products and sums through torch's own operators.
 #pragma once
 
-#include "tensors.h"
+#include "input.h"
 
 namespace leakypar {
 
@@ -18,14 +18,19 @@ inline void aten_product(const Tensor& out, const Tensor& a, const Tensor& b) {
 template <typename Device, typename Scalar, typename Projected>
 class WeightGradient {
  public:
-  WeightGradient(const Tensor& like, std::int64_t H, std::int64_t C, bool allow_tf32)
-      : like_(like), H_(H), C_(C), allow_tf32_(allow_tf32), events_(Device::template events<Scalar, Projected>()) {}
+  // event_rate: the share of ones up to which a product is event-driven.
+  WeightGradient(const Tensor& like, std::int64_t H, std::int64_t C, double event_rate, bool allow_tf32)
+      : like_(like),
+        H_(H),
+        C_(C),
+        allow_tf32_(allow_tf32),
+        events_(Device::template products<Scalar, Projected>(event_rate)) {}
 
-  // grad_u [rows, H], x [rows, C].
-  void add(const Tensor& grad_u, const Tensor& x) {
+  // grad_u [rows, H], of the steps of x from this one on.
+  void add(const Tensor& grad_u, const Input<Device, Scalar>& x, std::int64_t first, std::int64_t count) {
     constexpr ScalarType dtype = dtype_of<Projected>;
-    if (events_.add(grad_u, x)) return;
-    const Tensor a = transposed(grad_u), b = converted(x, dtype);
+    if (events_.add(grad_u, x, first, count)) return;
+    const Tensor a = transposed(grad_u), b = x.rows(first, count, dtype);
     if (total_ && Device::template accumulates<Projected>) return Device::product(*total_, a, b, true, allow_tf32_);
     const Tensor product = new_empty(like_, {H_, C_}, dtype);
     Device::product(product, a, b, false, allow_tf32_);
@@ -44,7 +49,7 @@ class WeightGradient {
   std::int64_t H_, C_;
   bool allow_tf32_;
   MaybeTensor total_;
-  decltype(Device::template events<Scalar, Projected>()) events_;
+  decltype(Device::template products<Scalar, Projected>(0.0)) events_;
 };
 
 // u = x W^T for a run of time steps: written where the scan's output goes, which the scan overwrites in place, or into a
@@ -54,35 +59,38 @@ class Projection {
   static constexpr bool in_place = std::is_same_v<Projected, Scalar>;
 
  public:
-  // x [T, N, C], weight [H, C]; output: none, [T, N, H], or as many steps as the longest run, each of which starts over.
-  Projection(const Tensor& x, const Tensor& weight, const MaybeTensor& output, std::int64_t longest, bool allow_tf32)
+  // weight [H, C]; output: none, [T, N, H], or as many steps as the longest run, each of which starts over. event_rate: the
+  // share of ones up to which a product is event-driven.
+  Projection(const Input<Device, Scalar>& x, const Tensor& weight, const MaybeTensor& output, std::int64_t longest,
+             double event_rate, bool allow_tf32)
       : x_(x),
         weight_(weight),
         output_(in_place ? output : std::nullopt),
         allow_tf32_(allow_tf32),
-        events_(Device::template events<Scalar, Projected>()) {
+        events_(Device::template products<Scalar, Projected>(event_rate)) {
     if (!output_) {
-      output_ = new_empty(x, {std::min(longest, x.size(0)), x.size(1), weight.size(0)}, dtype_of<Projected>);
+      output_ = new_empty(weight, {std::min(longest, x.T()), x.N(), weight.size(0)}, dtype_of<Projected>);
     }
-    starts_over_ = output_->size(0) < x.size(0);
+    starts_over_ = output_->size(0) < x.T();
   }
 
   // u [count, N, H] of the steps from this one on.
   const Projected* operator()(std::int64_t first, std::int64_t count) {
-    const Tensor from = matrix(steps(x_, first, count));
     const Tensor into = matrix(steps(*output_, starts_over_ ? 0 : first, count));
-    if (!events_.project(into, from, weight_)) {
-      if (!weight_transposed_) weight_transposed_ = transposed(converted(weight_, dtype_of<Projected>));
-      Device::product(into, converted(from, dtype_of<Projected>), *weight_transposed_, false, allow_tf32_);
+    if (!events_.project(into, x_, first, count, weight_)) {
+      constexpr ScalarType dtype = dtype_of<Projected>;
+      if (!weight_transposed_) weight_transposed_ = transposed(converted(weight_, dtype));
+      Device::product(into, x_.rows(first, count, dtype), *weight_transposed_, false, allow_tf32_);
     }
     return static_cast<const Projected*>(into.data_ptr());
   }
 
  private:
-  Tensor x_, weight_;
+  Input<Device, Scalar> x_;
+  Tensor weight_;
   MaybeTensor output_, weight_transposed_;
   bool starts_over_, allow_tf32_;
-  decltype(Device::template events<Scalar, Projected>()) events_;
+  decltype(Device::template products<Scalar, Projected>(0.0)) events_;
 };
 
 }  // namespace leakypar

@@ -198,6 +198,8 @@ inline std::int32_t shim_dtype(ScalarType dtype) {
       return aoti_torch_dtype_bfloat16();
     case ScalarType::Byte:
       return aoti_torch_dtype_uint8();
+    case ScalarType::Long:
+      return aoti_torch_dtype_int64();
     default:
       STD_TORCH_CHECK(false, "leakypar: no tensor is made of dtype ", torch::headeronly::toString(dtype));
   }

@@ -95,6 +95,9 @@ template <typename Value>
 concept Atomic = std::same_as<Value, int> || std::same_as<Value, unsigned> || std::same_as<Value, unsigned long long>;
 
 template <typename Value>
+concept Swappable = Atomic<Value> || std::same_as<Value, unsigned short>;
+
+template <typename Value>
 Value replace(Value* address, Value value) {
   const Value old = *address;
   *address = value;
@@ -129,7 +132,7 @@ Value atomicExch(Value* address, std::type_identity_t<Value> value) {
   return leakypar_emulation::replace(address, value);
 }
 
-template <leakypar_emulation::Atomic Value>
+template <leakypar_emulation::Swappable Value>
 Value atomicCAS(Value* address, std::type_identity_t<Value> expected, std::type_identity_t<Value> value) {
   leakypar_emulation::preemption_point();
   return leakypar_emulation::replace(address, *address == expected ? value : *address);

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <limits>
+#include <optional>
 
 #include "cpu/element.h"
 #include "cpu/events.h"
@@ -46,6 +47,13 @@ std::vector<Scalar> drawn_events(const Sizes& sizes, double value) {
 }
 
 template <typename Scalar>
+std::optional<Scalar> packed(std::vector<std::uint64_t>& bits, const std::vector<Scalar>& x, const Sizes& sizes,
+                             const cpu::Threads& threads) {
+  bits.resize(sizes.rows * event_words(sizes.C));
+  return cpu::pack_events<Scalar>(bits.data(), {x.data(), sizes.rows, 1, sizes.C, sizes.C, sizes.C}, threads);
+}
+
+template <typename Scalar>
 void compare_products(const char* dtype, const Sizes& sizes, double value) {
   using Real = State<Scalar>;
   const auto [rows, C, H] = sizes;
@@ -68,9 +76,16 @@ void compare_products(const char* dtype, const Sizes& sizes, double value) {
   }
   for (const int count : thread_counts) {
     const cpu::Threads threads = on_threads(count);
-    cpu::EventRows events;
-    expect(cpu::pack_events(events, x.data(), rows, C, C, threads), "events are not found", dtype, sizes);
-    expect(events.count == ones && (ones == 0 || events.value == value), "ones are miscounted", dtype, sizes);
+    std::vector<std::uint64_t> bits;
+    const auto found_value = packed(bits, x, sizes, threads);
+    expect(found_value && (ones == 0 || to_state(*found_value) == value), "events are not found", dtype, sizes);
+    expect(cpu::count_ones(bits.data(), bits.size(), threads) == ones, "ones are miscounted", dtype, sizes);
+    const cpu::EventRows events = {rows, C, bits.data(), ones > 0 ? value : 0.0};
+    std::vector<Scalar> unpacked(rows * C);
+    cpu::unpack_events(unpacked.data(), events, threads);
+    expect(std::equal(x.begin(), x.end(), unpacked.begin(),
+                      [](Scalar one, Scalar other) { return to_state(one) == to_state(other); }),
+           "unpacked events differ", dtype, sizes);
     cpu::NeuronTiles<Real> weights(C, H), sums(C, H);
     expect(cpu::pack_weights(weights, weight.data(), C, threads), "finite weights are refused", dtype, sizes);
     cpu::project_events(u.data(), events, weights, threads);
@@ -92,13 +107,12 @@ void compare_refusals(const char* dtype) {
   const cpu::Threads threads = on_threads(3);
   const auto x = drawn_events<Scalar>(sizes, 1.0), weight = elements<Scalar>(sizes.H * sizes.C, 2);
   const Real infinity = std::numeric_limits<Real>::infinity(), nan = std::numeric_limits<Real>::quiet_NaN();
-  cpu::EventRows events;
+  std::vector<std::uint64_t> bits;
   for (std::int64_t at = 0; at < sizes.rows * sizes.C; at += 61) {
     for (const Real other : {Real(0.5), Real(-1), infinity, nan}) {
       auto changed = x;
       changed[at] = to_element<Scalar>(other);
-      expect(!cpu::pack_events(events, changed.data(), sizes.rows, sizes.C, sizes.C, threads),
-             "another value passes for an event", dtype, sizes);
+      expect(!packed(bits, changed, sizes, threads), "another value passes for an event", dtype, sizes);
     }
   }
   for (std::int64_t at = 0; at < sizes.H * sizes.C; at += 61) {
