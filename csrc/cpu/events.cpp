@@ -29,17 +29,18 @@ LEAKYPAR_ALWAYS_INLINE inline std::uint64_t gathered(const std::uint8_t* bytes) 
 // One word from up to 64 elements; `others` collects what is neither zero nor `value`.
 template <typename Scalar>
 LEAKYPAR_ALWAYS_INLINE inline std::uint64_t packed_word(const Scalar* x, std::int64_t count, BitsOf<Scalar> value,
-                                                        std::uint8_t& others) {
+                                                        BitsOf<Scalar>& others) {
+  using Bits = BitsOf<Scalar>;
   std::uint8_t ones[64] = {};
-  std::uint8_t other[64] = {};
+  Bits other = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const bool one = is_event(x[i]);
-    ones[i] = one;
-    other[i] = one & (bits_of(x[i]) != value);
+    const Bits one = is_event(x[i]);
+    ones[i] = static_cast<std::uint8_t>(one);
+    other |= one & static_cast<Bits>(bits_of(x[i]) != value);
   }
+  others |= other;
   std::uint64_t word = 0;
   for (int i = 0; i < 8; ++i) word |= gathered(ones + 8 * i) << (8 * i);
-  for (int i = 0; i < 64; ++i) others |= other[i];
   return word;
 }
 
@@ -125,7 +126,7 @@ std::optional<Scalar> pack_events(std::uint64_t* bits, const InputRows<Scalar>& 
   threads.parallel_for(from.rows, grain_of_rows(from.C), [&](std::int64_t begin, std::int64_t end) {
     dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
       for (std::int64_t r = begin; r < end && binary.load(std::memory_order_relaxed); ++r) {
-        std::uint8_t others = 0;
+        BitsOf<Scalar> others = 0;
         std::uint64_t* const row = bits + r * words;
         const Scalar* const x = from[r];
         for (std::int64_t w = 0; w < whole; ++w) row[w] = packed_word(x + 64 * w, 64, bits_of(value), others);
