@@ -27,7 +27,7 @@ from benchmarks.stack import LIMIT
 
 OURS, RECOMPUTE = (f"leakypar fused ({plan})" for plan in ("auto", "recompute"))
 SNNTORCH = "snntorch LeakyParallel"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md", ROOT / "docs" / "events.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md", ROOT / "docs" / "events.md", ROOT / "docs" / "memory.md")
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 RELATIVE = "\\* computes a near relative"
 NOT_MEASURED = "not yet measured"
@@ -171,7 +171,7 @@ TABLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites pages in place."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Rewrite tables from results.")
-    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md, docs/cpu.md and docs/events.md")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and three of docs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of CSV files")
     options = parser.parse_args(arguments)
     shown = {kind for kind, _ in TABLES.values()}
