@@ -75,6 +75,10 @@ bench-growth: $(call needs,bench) ## Measure how cost grows with time steps and 
 bench-events: $(call needs,bench) ## Measure what an input of spikes saves on a CPU, beside nn.Linear
 	$(python) -m benchmarks --device cpu --events $(BENCH_ARGS)
 
+.PHONY: bench-rates
+bench-rates: $(call needs,bench) ## Measure how time on a CPU goes with the rate of an input's spikes
+	$(python) -m benchmarks --device cpu --rates $(BENCH_ARGS)
+
 .PHONY: bench-memory
 bench-memory: $(call needs,bench) ## Measure how long a sequence trains in 4 GiB on a CPU
 	$(python) -m benchmarks --device cpu --memory $(BENCH_ARGS)

@@ -24,6 +24,7 @@ from leakypar.measuring import DTYPES, rate_of
 ALL_PASSES = ("forward", FIRST_LAYER, "training")
 ALL_THREADS = str(torch.get_num_threads())
 BRIEF = {"inputs": "spikes", "threads": ALL_THREADS, "rounds": "10", "case_seconds": "2", "call_limit": "1"}
+OVER_RATES = ("auto", "dense", "events", "recompute")
 LAYER_ALONE = {"threads": f"1,{ALL_THREADS}", "dtypes": "float32", "passes": ",".join(ALL_PASSES), "peak": False}
 # What a run of each kind has for a default; the first is that of no flag. Each writes a file of its own.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -31,6 +32,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "quick": {"shapes": ",".join(QUICK)} | BRIEF,
     "growth": {"shapes": "growth-T,growth-H", "dtypes": "float32"} | BRIEF,
     "events": LAYER_ALONE | {"inputs": "5%,20%", "implementations": "nn.Linear,leakypar fused (auto)", "rounds": "15"},
+    "rates": LAYER_ALONE
+    | {
+        "shapes": "onm,100x32x700x512",
+        "inputs": "0.1%,0.3%,1%,3%,5%,10%,20%,30%,40%,50%,100%",
+        "implementations": ",".join(["nn.Linear", *(f"leakypar fused ({plan})" for plan in OVER_RATES)]),
+        "case_seconds": "2",
+    },
     "memory": {
         "threads": ALL_THREADS,
         "implementations": ",".join(stack.MEASURED),
@@ -142,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         ("quick", f"{', '.join(QUICK)} on spikes, 10 rounds, 2 seconds a case"),
         ("growth", "how cost grows with T and with H"),
         ("events", "nn.Linear and ours, where an input is spikes at 5% and at 20%"),
+        ("rates", "how cost goes with the rate of an input's spikes"),
         ("memory", "how the memory of a training step of four layers grows with T"),
     ):
         help_ = help_.replace("%", "%%")

@@ -1,6 +1,6 @@
 """``python -m benchmarks.plot``: draws each CSV file beside it, from the CSV alone, a line for each implementation.
 
-A run of ``--growth`` becomes ``<stem>-T.png`` and ``<stem>-H.png``; one of ``--memory`` ``<stem>.png``.
+A run of ``--growth`` becomes ``<stem>-T.png`` and ``<stem>-H.png``; one of ``--memory`` or ``--rates`` ``<stem>.png``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.environment import RESULTS
 from benchmarks.implementations import BASELINE, FLOOR
 from benchmarks.results import OK, kind_of, microseconds, read
 from benchmarks.shapes import GROWTH
-from benchmarks.table import OURS, RECOMPUTE, SNNTORCH
+from benchmarks.table import DENSE, EVENTS, OURS, RECOMPUTE, SNNTORCH, crossing
 
 # Ours in warm colours, the baseline and the floor in black and grey, rivals in cool ones.
 STYLES: dict[str, tuple[str, str]] = {
@@ -30,6 +30,9 @@ STYLES: dict[str, tuple[str, str]] = {
     FLOOR: ("#9a9a9a", "o"),
     OURS: ("#d62728", "D"),
     RECOMPUTE: ("#ff9f4a", "D"),
+    DENSE: ("#a50f4b", "<"),
+    "leakypar fused (dense recompute)": ("#e377c2", ">"),
+    EVENTS: ("#f7b6d2", "X"),
     "leakypar fused (sequential)": ("#a50f4b", "<"),
     "leakypar fused (look_back)": ("#e377c2", ">"),
     "leakypar fused (project_scan)": ("#7f1d1d", "P"),
@@ -55,10 +58,14 @@ def draw(rows: pd.DataFrame, path: Path) -> list[Path]:
     timed = rows[rows.status == OK]
     if timed.empty:
         raise ValueError("rows: got none that was timed")
-    timed = timed.assign(GiB=timed.peak_bytes / 2**30)
+    timed = timed.assign(GiB=timed.peak_bytes / 2**30, rate=100 * timed.spike_rate)
     most, image = timed[timed.threads == timed.threads.max()], path.with_suffix(".png")
     if kind_of(path) == "memory":
         _figure(most, "T", "GiB", [], "Memory of a training step of four layers, GiB", "{:g}".format, image)
+        return [image]
+    if kind_of(path) == "rates":
+        title = "Time over that of nn.Linear, over the rate of the input's spikes in %; dotted: where events meet dense"
+        _figure(timed, "rate", "time_over_linear", ["shape", "threads"], title, "{:g}×".format, image)
         return [image]
     images = []
     for size in GROWTH:
@@ -96,7 +103,14 @@ def _figure(
             axes.loglog(line[x], line[y], linewidth=2.2 if ours else 1.1, zorder=4 if ours else 3, **style)
             if ours and y == "median_us":
                 axes.loglog(line[x], line.bound_us, "--", color=BLACK, linewidth=0.9, label="bound of the layer")
-        axes.set_xscale("log", base=2)
+        where = crossing(same) if x == "rate" else None
+        if where:
+            axes.axvline(where, linestyle=":", color=BLACK, linewidth=0.9)
+            axes.text(where, 1.0, f" {where:.0f}%", transform=axes.get_xaxis_transform(), va="top", fontsize=8)
+        if x == "rate":
+            axes.xaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_xscale("log", base=2)
         axes.yaxis.set_major_formatter(lambda value, _: tick(value))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set(xlabel=x)
@@ -118,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description="Draw what was measured.")
     parser.add_argument("csv", nargs="*", type=Path, help="default: those in benchmarks/results that a page shows")
     options = parser.parse_args(arguments)
-    drawn = [path for path in sorted(RESULTS.glob("*.csv")) if kind_of(path) in ("growth", "memory")]
+    drawn = [path for path in sorted(RESULTS.glob("*.csv")) if kind_of(path) in ("growth", "memory", "rates")]
     for path in options.csv or drawn:
         for image in draw(read(path), path):
             print(f"{image}: drawn from {path.name}")

@@ -26,7 +26,7 @@ from leakypar.measuring import THRESHOLD, Parameters, Problem, Shape, draw_input
 
 MEASURED = (
     *("snntorch LeakyParallel", "nn.RNN", "spikingjelly (LIF checkpoint)"),
-    *("leakypar fused (auto)", "leakypar fused (recompute)"),
+    *("leakypar fused (dense)", "leakypar fused (dense recompute)", "leakypar fused (recompute)"),
 )
 DEPTH, SHAPE, RATE = 4, Shape("stack", 64, 16, 512, 512), "5%"
 LIMIT = 4 << 30

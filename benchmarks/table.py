@@ -2,8 +2,8 @@
 
 A table stands between ``<!-- benchmark:cpu -->`` and ``<!-- /benchmark:cpu -->``; ``gpu`` likewise. What follows the
 name chooses rows in the words of ``pandas.DataFrame.query``: ``<!-- benchmark:cpu shape == "speech" -->``. ``memory``
-is the table of a training step's peak memory; ``events`` and ``longest`` are those of a run with ``--events`` and
-``--memory``.
+is the table of a training step's peak memory; ``events``, ``rates`` and ``longest`` are those of a run with
+``--events``, ``--rates`` and ``--memory``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.implementations import BASELINE, FLOOR
 from benchmarks.results import OK, SKIPPED, kind_of, microseconds, read
 from benchmarks.stack import LIMIT
 
-OURS, RECOMPUTE = (f"leakypar fused ({plan})" for plan in ("auto", "recompute"))
+OURS, RECOMPUTE, DENSE, EVENTS = (f"leakypar fused ({plan})" for plan in ("auto", "recompute", "dense", "events"))
 SNNTORCH = "snntorch LeakyParallel"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md", ROOT / "docs" / "events.md", ROOT / "docs" / "memory.md")
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
@@ -133,6 +133,39 @@ def events(rows: pd.DataFrame) -> str:
     return "\n".join([f"{_machine(rows)} Time over that of nn.Linear.", "", *_markdown(lines)])
 
 
+def rates(rows: pd.DataFrame) -> str:
+    """Where events meet the dense product, and ours over it at a rate of 5% and at most."""
+    lines: list[dict[str, object]] = []
+    for (shape, threads, pass_), case in rows.groupby(["shape", "threads", "pass"], sort=False):
+        meet, over = crossing(case), _over_dense(case)
+        line = {"shape": shape, "threads": threads, "pass": pass_, "events meet dense at": _number(meet, "{:.0f}%")}
+        for label, head in ((OURS, "default / dense"), (RECOMPUTE, "recompute / dense")):
+            found = over.get(label, pd.Series(dtype=float))
+            line |= {f"{head}, at 5%": _number(found.get(5.0), "{:.2f}"), "at most": _number(found.max(), "{:.2f}")}
+            line[f"{head}, at most"] = line.pop("at most")
+        lines.append(line)
+    return "\n".join([_machine(rows), "", *_markdown(lines)])
+
+
+def _over_dense(case: pd.DataFrame) -> pd.DataFrame:
+    """Times over the dense product's, a row for each rate in percent, a column for each implementation."""
+    rate = (100 * case.spike_rate).round(6)
+    times = case.assign(rate=rate).pivot_table("time_over_linear", "rate", "label")
+    return times.div(times[DENSE], axis=0)
+
+
+def crossing(case: pd.DataFrame) -> float | None:
+    """The rate in percent from which events take longer than the dense product, between two measured ones, or None.
+
+    Time over rate is taken for a power between the two.
+    """
+    gain = np.log(_over_dense(case)[EVENTS])
+    for low, high in zip(gain.index, gain.index[1:], strict=False):
+        if gain[low] < 0 <= gain[high]:
+            return float(low * (high / low) ** (gain[low] / (gain[low] - gain[high])))
+    return None
+
+
 def longest(rows: pd.DataFrame) -> str:
     """The longest sequence that trains in :data:`LIMIT` bytes, and memory and time beside snntorch's and ours."""
     found = rows[rows.status == OK]
@@ -143,10 +176,10 @@ def longest(rows: pd.DataFrame) -> str:
     for name, T in most.items():
         curve = GiB[name].dropna()
         at = np.interp(theirs, curve.index, curve) if theirs <= curve.index[-1] else math.nan
-        step = (times[name] / times[OURS]).median() if OURS in times else math.nan
+        step = (times[name] / times[DENSE]).median() if DENSE in times else math.nan
         line = {"implementation": name, f"longest T in {limit:g} GiB": _number(T, "{:.0f}") or f"> {curve.index[-1]}"}
         line |= {"over snntorch's": _number(T / theirs, "{:.1f}×"), f"GiB at T = {theirs:.0f}": _number(at, "{:.2f}")}
-        line |= {"snntorch's over it": _number(limit / at, "{:.1f}×"), "time over auto": _number(step, "{:.2f}")}
+        line |= {"snntorch's over it": _number(limit / at, "{:.1f}×"), "time over dense": _number(step, "{:.2f}")}
         lines.append(line | {"at the longest": found[found.label == name].note.iloc[-1]})
     return "\n".join([f"{_machine(rows)} GiB by: {found.peak_source.iloc[0]}.", "", *_markdown(lines)])
 
@@ -164,6 +197,7 @@ TABLES = {
     "benchmark": ("", speed),
     "memory": ("", memory),
     "events": ("events", events),
+    "rates": ("rates", rates),
     "longest": ("memory", longest),
 }
 

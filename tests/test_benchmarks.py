@@ -519,11 +519,23 @@ def test_the_pages_have_their_markers(page: Path) -> None:
     assert "not yet measured" in table.rewrite(text, [])
 
 
+TIMES_OVER_RATES = {
+    "auto": (0.25, 0.5, 1.0),
+    "dense": (1.0, 1.0, 1.0),
+    "events": (0.25, 0.5, 2.0),
+    "recompute": (0.5, 0.75, 2.5),
+}
+OVER_RATES = [
+    make_row(plan=plan, pass_=pass_, spike_rate=rate, time_over_linear=time, input=f"{100 * rate:g}%")
+    for pass_ in ("forward", "training")
+    for plan, times in TIMES_OVER_RATES.items()
+    for rate, time in zip((0.01, 0.05, 0.2), times, strict=True)
+]
 OVER_STEPS = [
     make_row(shape="stack", pass_="first-layer", T=T, peak_bytes=T * size << 20, peak_source="a source", **which)
     for size, which in (
         (4, {"implementation": "snntorch LeakyParallel", "plan": ""}),
-        (2, {"plan": "auto", "median_us": 600.0}),
+        (2, {"plan": "dense", "median_us": 600.0}),
         (1, {"plan": "recompute", "note": "layers fire"}),
     )
     for T in (512, 1024, 2048)
@@ -538,6 +550,7 @@ OVER_STEPS = [
             [make_row(shape=f"{size}={value}", **{size: value}) for size in "TH" for value in (32, 64)],
             ["cpu-growth-H.png", "cpu-growth-T.png"],
         ),
+        ("cpu-rates", OVER_RATES, ["cpu-rates.png"]),
         ("cpu-memory", OVER_STEPS, ["cpu-memory.png"]),
     ],
 )
@@ -558,12 +571,18 @@ def page_of(block: str, folder: Path, name: str, rows: list[Row]) -> list[str]:
     return page.read_text().splitlines()
 
 
+def test_the_table_of_rates_says_where_events_meet_the_dense_product(tmp_path: Path) -> None:
+    lines = page_of("rates", tmp_path, "cpu-rates.csv", OVER_RATES)
+    # Half at 5% and twice at 20%: as much at the geometric mean of the two, 10%.
+    assert "| speech | 2 | training | 10% | 0.50 | 1.00 | 0.75 | 2.50 |" in lines
+
+
 def test_the_table_of_longest_sequences_interpolates(tmp_path: Path) -> None:
     """4 GiB: snntorch's 4 MiB a step reach them at 1024, 2 MiB at 2048; 1 MiB does not, in what was measured."""
     lines = page_of("longest", tmp_path, "cpu-memory.csv", OVER_STEPS)
     for line in (
         "| snntorch LeakyParallel | 1024 | 1.0× | 4.00 | 1.0× | 2.06 |  |",
-        "| leakypar fused (auto) | 2048 | 2.0× | 2.00 | 2.0× | 1.00 |  |",
+        "| leakypar fused (dense) | 2048 | 2.0× | 2.00 | 2.0× | 1.00 |  |",
         "| leakypar fused (recompute) | > 2048 |  | 1.00 | 4.0× | 2.06 | layers fire |",
     ):
         assert line in lines
@@ -662,24 +681,37 @@ def test_growth_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {*zip(rows.dtype, rows.input, strict=True)} == {("float32", "spikes")}
 
 
+def test_a_run_over_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line, "RESULTS", tmp_path)
+    chosen = ["--shapes", "40x8x64x64", "--inputs", "5%,50%", "--rounds", "1", "--threads", "1"]
+    assert command_line.main(["--device", "cpu", "--rates", *chosen]) == 0
+    rows = read(tmp_path / "cpu-rates-partial.csv")
+    assert set(rows.label) == {FLOOR, table.OURS, table.DENSE, table.EVENTS, table.RECOMPUTE}
+    assert set(rows["pass"]) == {"forward", "first-layer", "training"}
+    assert set(rows[rows.label == table.RECOMPUTE]["pass"]) == {"first-layer", "training"}
+    assert set(rows.spike_rate) == {0.05, 0.5}
+    assert rows.time_over_linear.notna().all()
+    assert rows.peak_bytes.isna().all()
+
+
 def test_the_memory_of_a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends where it passes the limit: nn.RNN before ours, which keep less."""
     monkeypatch.setattr(stack, "SHAPE", Shape("stack", 64, 4, 256, 256))
     monkeypatch.setattr(stack, "LIMIT", 20 << 20)
     path = tmp_path / "cpu-memory.csv"
-    measured = f"nn.RNN,{table.OURS},{table.RECOMPUTE},spikingjelly (LIF checkpoint)"
+    measured = f"nn.RNN,{table.DENSE},{table.RECOMPUTE},spikingjelly (LIF checkpoint)"
     chosen = ["--implementations", measured, "--threads", "1", "--rounds", "1"]
     assert command_line.main(["--memory", *chosen, "--output", str(path)]) == 0
     rows = read(path)
     timed = rows[rows.status == results.OK]
     ends = timed.groupby("label")["T"].max()
-    assert ends[BASELINE] <= ends[table.OURS] <= ends[table.RECOMPUTE]
+    assert ends[BASELINE] <= ends[table.DENSE] <= ends[table.RECOMPUTE]
     assert ends[BASELINE] < ends[table.RECOMPUTE]
-    for name in (BASELINE, table.OURS, table.RECOMPUTE):
+    for name in (BASELINE, table.DENSE, table.RECOMPUTE):
         peaks = timed[timed.label == name].peak_bytes
         assert (peaks.iloc[:-1] <= stack.LIMIT).all()
         assert peaks.iloc[-1] > stack.LIMIT
-    fired = timed[(timed.label == table.OURS) & (timed["T"] >= stack.WARM_UP)].note.iloc[0]
+    fired = timed[(timed.label == table.DENSE) & (timed["T"] >= stack.WARM_UP)].note.iloc[0]
     assert all(4 < float(rate) < 6 for rate in re.findall(r"([\d.]+)%", fired))
     assert len(re.findall("%", fired)) == stack.DEPTH
 

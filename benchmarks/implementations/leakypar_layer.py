@@ -31,8 +31,16 @@ class LeakyParallelLayer(Recurrent):
         return spikes
 
 
-PLANS: dict[str, dict[str, Any]] = {"auto": {}, **{name: {"plan": name} for name in get_args(launch_plan.Method)}}
-PLANS |= {"recompute": {"recompute": True}}
+RECOMPUTE: dict[str, Any] = {"recompute": True}
+DENSE: dict[str, Any] = {"binary_input": False}
+PLANS: dict[str, dict[str, Any]] = {"auto": {}, "recompute": RECOMPUTE}
+OF_A_GPU: dict[str, dict[str, Any]] = {name: {"plan": name} for name in get_args(launch_plan.Method)}
+OF_A_CPU: dict[str, dict[str, Any]] = {
+    "dense": DENSE,
+    "dense recompute": DENSE | RECOMPUTE,
+    "events": {"plan": "events"},
+}
+PLANS |= OF_A_GPU | OF_A_CPU
 
 
 @register(*PLANS)
@@ -40,14 +48,19 @@ class Fused(Implementation):
     """The fused kernels. ``auto`` is what a user gets.
 
     ``sequential``, ``look_back`` and ``project_scan`` are the methods it picks from on a GPU. ``recompute`` keeps no
-    membrane for the backward.
+    membrane for the backward. On a CPU, which looks for zeros and ones, ``dense`` does not, and ``events`` takes their
+    sums at any rate.
     """
 
     name = "leakypar fused"
     backend = "fused"
 
+    @property
+    def optional(self) -> bool:
+        return self.plan in OF_A_CPU
+
     def applies(self, device: torch.device) -> bool:
-        return device.type != "cpu" or "plan" not in PLANS[self.plan]  # the CPU has one plan
+        return self.plan not in (OF_A_GPU if device.type == "cpu" else OF_A_CPU)
 
     def unavailable(self, device: torch.device) -> str | None:
         return None if ops.is_available(device.type) else f"leakypar was built without kernels for {device.type}"
