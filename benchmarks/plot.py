@@ -61,11 +61,14 @@ def draw(rows: pd.DataFrame, path: Path) -> list[Path]:
     timed = timed.assign(GiB=timed.peak_bytes / 2**30, rate=100 * timed.spike_rate)
     most, image = timed[timed.threads == timed.threads.max()], path.with_suffix(".png")
     if kind_of(path) == "memory":
-        _figure(most, "T", "GiB", [], "Memory of a training step of four layers, GiB", "{:g}".format, image)
+        _figure(
+            most, "T", "GiB", [""] * len(most), "Memory of a training step of four layers", "{:g} GiB".format, image
+        )
         return [image]
     if kind_of(path) == "rates":
         title = "Time over that of nn.Linear, over the rate of the input's spikes in %; dotted: where events meet dense"
-        _figure(timed, "rate", "time_over_linear", ["shape", "threads"], title, "{:g}×".format, image)
+        cases = timed["shape"] + timed.threads.map(", {} threads".format)
+        _figure(timed, "rate", "time_over_linear", cases, title, "{:g}×".format, image)
         return [image]
     images = []
     for size in GROWTH:
@@ -73,15 +76,15 @@ def draw(rows: pd.DataFrame, path: Path) -> list[Path]:
         if not family.empty:
             fixed = ", ".join(f"{name} = {family[name].max()}" for name in "TNCH" if name != size)
             images.append(path.with_name(f"{path.stem}-{size}.png"))
-            _figure(family, size, "median_us", ["dtype"], f"Time over {size}; {fixed}", microseconds, images[-1])
+            _figure(family, size, "median_us", family.dtype, f"Time over {size}; {fixed}", microseconds, images[-1])
     return images
 
 
 def _figure(
-    rows: pd.DataFrame, x: str, y: str, down: list[str], title: str, tick: Callable[[float], str], path: Path
+    rows: pd.DataFrame, x: str, y: str, down: Sequence[str], title: str, tick: Callable[[float], str], path: Path
 ) -> None:
-    """Lines of ``y`` over ``x``: a column of panels for each pass, a row for each of ``down``."""
-    rows = rows.assign(row=rows[down].astype(str).agg(", ".join, axis=1) if down else "")
+    """Lines of ``y`` over ``x``: a column of panels for each pass, a row of them for each of ``down``, a row's name."""
+    rows = rows.assign(row=down)
     names, passes = list(dict.fromkeys(rows.row)), list(dict.fromkeys(rows["pass"]))
     width = max(8.5, 5.4 * len(passes))
     options: dict[str, Any] = {
@@ -103,17 +106,18 @@ def _figure(
             axes.loglog(line[x], line[y], linewidth=2.2 if ours else 1.1, zorder=4 if ours else 3, **style)
             if ours and y == "median_us":
                 axes.loglog(line[x], line.bound_us, "--", color=BLACK, linewidth=0.9, label="bound of the layer")
-        where = crossing(same) if x == "rate" else None
-        if where:
-            axes.axvline(where, linestyle=":", color=BLACK, linewidth=0.9)
-            axes.text(where, 1.0, f" {where:.0f}%", transform=axes.get_xaxis_transform(), va="top", fontsize=8)
+        if y != "median_us":
+            axes.set_yscale("log", base=2)
         if x == "rate":
             axes.xaxis.set_major_formatter("{x:g}")
         else:
             axes.set_xscale("log", base=2)
+        if x == "rate" and (where := crossing(same)):
+            axes.axvline(where, linestyle=":", color=BLACK, linewidth=0.9)
+            axes.text(where, 1.0, f" {where:.0f}%", transform=axes.get_xaxis_transform(), va="top", fontsize=8)
         axes.yaxis.set_major_formatter(lambda value, _: tick(value))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel=x)
+        axes.set_xlabel("rate, %" if x == "rate" else x)
         axes.set_title(", ".join(filter(None, (pass_, name))), fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e4e4e4", linewidth=0.6)

@@ -21,7 +21,6 @@ from benchmarks.environment import Environment
 from benchmarks.implementations import Implementation
 from benchmarks.results import FAILED, OUT_OF_TIME, SKIPPED, Row, row
 from benchmarks.runner import REFUSALS, Settings
-from leakypar.benchmark import FIRST_LAYER
 from leakypar.measuring import THRESHOLD, Parameters, Problem, Shape, draw_input, rate_of, summarize
 
 MEASURED = (
@@ -96,7 +95,7 @@ def run(settings: Settings, environment: Environment) -> Iterator[list[Row]]:
     while going:
         for found, before in list(going.items()):
             shape, status = replace(SHAPE, T=T), SKIPPED
-            each = row(environment, found, shape, "float32", FIRST_LAYER, RATE, threads)
+            each = row(environment, found, shape, "float32", "training", RATE, threads)
             lack = found.unavailable(CPU)
             if time.monotonic() - began + 2 * max(before.seconds) > settings.time_limit:
                 lack = OUT_OF_TIME

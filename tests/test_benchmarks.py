@@ -532,7 +532,7 @@ OVER_RATES = [
     for rate, time in zip((0.01, 0.05, 0.2), times, strict=True)
 ]
 OVER_STEPS = [
-    make_row(shape="stack", pass_="first-layer", T=T, peak_bytes=T * size << 20, peak_source="a source", **which)
+    make_row(shape="stack", pass_="training", T=T, peak_bytes=T * size << 20, peak_source="a source", **which)
     for size, which in (
         (4, {"implementation": "snntorch LeakyParallel", "plan": ""}),
         (2, {"plan": "dense", "median_us": 600.0}),
