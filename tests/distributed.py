@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,11 +16,17 @@ PROCESSES = 2
 def gradients_of_two_processes(net: nn.Module, x: Tensor, folder: Path) -> dict[str, Tensor]:
     """The gradients of the mean output for `x` `[T, N, C]`, N even, after DistributedDataParallel has averaged them."""
     torch.save((net, x), folder / "problem.pt")
-    torch.multiprocessing.spawn(_work, args=(folder,), nprocs=PROCESSES)
+    start_processes(_work, folder)
     first, second = (torch.load(folder / f"gradients{rank}.pt") for rank in range(PROCESSES))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     return first
+
+
+def start_processes(work: Callable[[int, Path], None], folder: Path) -> None:
+    """Runs `work(rank, folder)` in each of `PROCESSES`, forked from one that has torch: to import it takes seconds."""
+    multiprocessing.set_forkserver_preload(["torch"])
+    torch.multiprocessing.start_processes(work, args=(folder,), nprocs=PROCESSES, start_method="forkserver")
 
 
 def _work(rank: int, folder: Path) -> None:

@@ -215,7 +215,7 @@ def test_inhibition_between_bursts_is_exact(maps: ctypes.CDLL) -> None:
 SPECIAL = [np.inf, -np.inf, np.nan]
 
 
-@settings(deadline=None, max_examples=3000)
+@settings(deadline=None, max_examples=1000)
 @given(data=st.data())
 def test_infinity_and_nan_go_where_the_steps_have_them(maps: ctypes.CDLL, data: st.DataObject) -> None:
     """Numbers are small, so that nothing becomes infinite by itself."""

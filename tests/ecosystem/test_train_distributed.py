@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..distributed import PROCESSES, start_processes
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytest.importorskip("numpy")
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reaso
 
 def _train(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
     sys.path.insert(0, str(ROOT / "examples"))
     import numpy as np
     from digits.data import Digits  # type: ignore[import-not-found]
@@ -43,8 +45,8 @@ def _train(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_resume_where_they_stopped(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_train, args=(tmp_path,), nprocs=2)
-    first, second = (torch.load(tmp_path / f"results{rank}.pt") for rank in range(2))
+    start_processes(_train, tmp_path)
+    first, second = (torch.load(tmp_path / f"results{rank}.pt") for rank in range(PROCESSES))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     for parallel in ("ddp", "fsdp"):
         at_once, stopped, resumed = (first[f"{parallel}, {when}"] for when in ("at once", "first", "resumed"))

@@ -14,7 +14,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 
 from leakypar.sharding import ShardNeurons
 
-PROCESSES = 2
+from ..distributed import PROCESSES, start_processes
 
 
 class Problem(NamedTuple):
@@ -36,7 +36,7 @@ def trained(problems: dict[str, Problem], folder: Path) -> dict[str, dict[str, T
         folder: an empty one.
     """
     torch.save(problems, folder / "problems.pt")
-    torch.multiprocessing.spawn(_work, args=(folder,), nprocs=PROCESSES)
+    start_processes(_work, folder)
     first, second = (torch.load(folder / f"results{rank}.pt") for rank in range(PROCESSES))
     for problem, result in first.items():
         for name, value in result.items():
