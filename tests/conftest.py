@@ -11,6 +11,9 @@ import torch
 
 os.environ["LEAKYPAR_TUNING"] = "off"  # what this machine's user has measured is not the tests'
 
+import leakypar
+from leakypar import ops
+
 from .implementations import CUDA, EMULATED, EVERY, FUSED, Implementation, emulation, unavailable
 
 try:
@@ -55,6 +58,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(SEED)
+
+
+def global_state() -> dict[str, object]:
+    """What a test may change for itself, and would change for every test after it."""
+    return {
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "settings": {name: value for name, value in os.environ.items() if name.startswith("LEAKYPAR_")},
+        "autotune": leakypar.autotune,
+        "operators": ops._library,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    """Whatever the order of the tests, each finds what the first one found."""
+    before = global_state()
+    yield
+    assert global_state() == before
 
 
 @contextmanager

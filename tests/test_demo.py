@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,14 +13,19 @@ pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib, w
 pytest.importorskip("rich", reason="the demo's table needs rich, which is not installed")
 pytest.importorskip("tqdm", reason="the demo's progress bar needs tqdm, which is not installed")
 
-from examples.digits.command import main
-from examples.digits.data import CLASSES, load_digits, rate_code, stratified_split
+from examples.digits import command
+from examples.digits.data import CLASSES, Digits, load_digits, rate_code, stratified_split
 from examples.digits.network import IMPLEMENTATIONS, build, implementation, unavailable
 from examples.digits.table import times
 from examples.digits.training import Result, Settings, train_in_turns
 
 AVAILABLE = [name for name in IMPLEMENTATIONS if unavailable(name) is None]
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return load_digits()  # which takes seconds
 
 
 def test_spikes_come_at_the_rate_of_the_pixels() -> None:
@@ -31,8 +38,8 @@ def test_spikes_come_at_the_rate_of_the_pixels() -> None:
     assert torch.equal(spikes, rate_code(intensity, 50, torch.Generator().manual_seed(0)))
 
 
-def test_the_split_is_disjoint_whole_and_stratified() -> None:
-    labels = load_digits().labels
+def test_the_split_is_disjoint_whole_and_stratified(digits: Digits) -> None:
+    labels = digits.labels
     train, test = stratified_split(labels, 0.2, 0)
     assert sorted(np.concatenate([train, test]).tolist()) == list(range(len(labels)))
     assert np.bincount(labels[test]).tolist() == [100] * CLASSES
@@ -75,10 +82,10 @@ def test_the_comparison_survives_a_busy_machine() -> None:
     assert times(ours, ours) == 1.0
 
 
-def test_implementations_train_in_turns() -> None:
-    digits = load_digits().take(np.arange(0, 5000, 50))
+def test_implementations_train_in_turns(digits: Digits) -> None:
+    few = digits.take(np.arange(0, 5000, 50))
     names = AVAILABLE[:2]
-    results = train_in_turns(names, Settings(2, 40, 0, "cpu"), digits, digits.take(np.arange(10)))
+    results = train_in_turns(names, Settings(2, 40, 0, "cpu"), few, few.take(np.arange(10)))
     assert [each.name for each in results] == names
     for each in results:
         assert len(each.losses) == len(each.step_seconds) == 6
@@ -86,9 +93,12 @@ def test_implementations_train_in_turns() -> None:
     np.testing.assert_allclose(results[0].losses, results[1].losses, rtol=1e-3)
 
 
-def test_a_small_run(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_run(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "load_digits", lambda: digits)
     picture = tmp_path / "demo.png"
-    assert main(["--epochs", "1", "--samples", "100", "--device", "cpu", "--output", str(picture)]) == 0
+    assert command.main(["--epochs", "1", "--samples", "100", "--device", "cpu", "--output", str(picture)]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in AVAILABLE)
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -97,5 +107,5 @@ def test_a_small_run(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_wrong_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--epochs", "0"])
+        command.main(["--epochs", "0"])
     assert "expected a whole number of at least 1, got '0'" in capsys.readouterr().err

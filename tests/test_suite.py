@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -47,10 +48,24 @@ def test_each_test_begins_with_the_seed() -> None:
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(conftest.SEED)))
 
 
-def test_skipped_tests_are_summed_up_by_reason(tmp_path: Path) -> None:
-    skipping = "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test(n): pytest.skip('no device')\n"
-    (tmp_path / "test_skipping.py").write_text(skipping)
+OTHERS = """
+import pytest
+import torch
+
+@pytest.mark.parametrize("n", range(9))
+def test_skipped(n): pytest.skip("no device")
+
+def test_leaving(): torch.set_num_threads(torch.get_num_threads() + 1)
+
+def test_finding(): pass
+"""
+
+
+def test_what_is_skipped_is_summed_up_and_what_leaves_a_setting_behind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test_others.py").write_text(OTHERS)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)]
     result = subprocess.run([*command, "-c", str(ROOT / "pyproject.toml")], cwd=ROOT, capture_output=True, text=True)
     assert "    9  no device\n" in result.stdout, result.stdout + result.stderr
     assert result.stdout.count("no device") == 1
+    assert re.search(r"^ERROR .*::test_leaving - ", result.stdout, re.MULTILINE), result.stdout
+    assert "2 passed, 9 skipped, 1 error" in result.stdout
