@@ -24,20 +24,20 @@ from leakypar.measuring import DTYPES, rate_of
 ALL_PASSES = ("forward", FIRST_LAYER, "training")
 ALL_THREADS = str(torch.get_num_threads())
 BRIEF = {"inputs": "spikes", "threads": ALL_THREADS, "rounds": "10", "case_seconds": "2", "call_limit": "1"}
-OVER_RATES = ("auto", "dense", "events", "recompute")
 LAYER_ALONE = {"threads": f"1,{ALL_THREADS}", "dtypes": "float32", "passes": ",".join(ALL_PASSES), "peak": False}
+LAYER_ALONE |= {"case_seconds": "2", "rounds": "15"}
+OVER_RATES = ("auto", "dense", "events", "recompute")
 # What a run of each kind has for a default; the first is that of no flag. Each writes a file of its own.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "": {"shapes": ",".join(NAMED), "threads": f"1,{ALL_THREADS}"},
-    "quick": {"shapes": ",".join(QUICK)} | BRIEF,
-    "growth": {"shapes": "growth-T,growth-H", "dtypes": "float32"} | BRIEF,
-    "events": LAYER_ALONE | {"inputs": "5%,20%", "implementations": "nn.Linear,leakypar fused (auto)", "rounds": "15"},
+    "quick": BRIEF | {"shapes": ",".join(QUICK)},
+    "growth": BRIEF | {"shapes": "growth-T,growth-H", "dtypes": "float32"},
+    "events": LAYER_ALONE | {"inputs": "5%,20%", "implementations": "nn.Linear,leakypar fused (auto)"},
     "rates": LAYER_ALONE
     | {
         "shapes": "onm,100x32x700x512",
         "inputs": "0.1%,0.3%,1%,3%,5%,10%,20%,30%,40%,50%,100%",
         "implementations": ",".join(["nn.Linear", *(f"leakypar fused ({plan})" for plan in OVER_RATES)]),
-        "case_seconds": "2",
     },
     "memory": {
         "threads": ALL_THREADS,
@@ -47,8 +47,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "time_limit": "660",
     },
 }
-
-
 # The options that are settings of the same name.
 SETTINGS = (
     *("shapes", "dtypes", "passes", "inputs", "tf32", "learn_decay"),
@@ -64,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device, all_threads = torch.device(options.device), torch.get_num_threads()
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device: got cuda, but torch finds no usable GPU")
+    if device.type == "cuda" and options.kind == "memory":
+        parser.error("--memory: got --device cuda, expected cpu, where memory is that of a fresh process")
     set_tf32(options.tf32)
     environment = describe(device)
     output = options.output or RESULTS / f"{_stem(environment.device, device)}{_suffix(options, whole)}.csv"
