@@ -24,6 +24,7 @@ from leakypar.measuring import DTYPES, Shape, make_problem, set_bytes, set_count
 
 SOURCES = {"cuda": "CUDA allocator", "cpu": "resident set of a fresh process"}
 RESET_HIGHEST_MARK = "5"
+M_MMAP_THRESHOLD = -3  # of malloc.h
 USABLE = 0.8
 Result = TypeVar("Result")
 
@@ -58,10 +59,15 @@ def peak_on_gpu(call: Callable[[], object], device: torch.device) -> int:
 def peak_of_this_process(call: Callable[[], object]) -> int:
     """Runs ``call`` once; returns by how many bytes the resident set grew at most."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of memory that was freed would serve the call unseen
+    libc = ctypes.CDLL(None)
+    # glibc keeps freed blocks of up to 32 MiB: those of before would serve the call unseen, and those that the call
+    # itself has freed would count for as long as it lasts. A block with a mapping of its own goes when it is freed.
+    libc.malloc_trim(0)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 18)
     Path("/proc/self/clear_refs").write_text(RESET_HIGHEST_MARK)
     before = _kibibytes("self/status", "VmRSS")
     call()
+    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
     return max(0, _kibibytes("self/status", "VmHWM") - before)
 
 

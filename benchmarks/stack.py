@@ -2,7 +2,8 @@
 
 Four layers on spikes at a rate of 5%, with weights that make each fire at it. The loss is the sum of the last layer's
 spikes; every weight has its gradient, the input none. ``T`` doubles, in a fresh process each time, until :data:`LIMIT`
-bytes are passed. The time is the median of the step whose memory was measured and of some after it.
+bytes are passed. The time is the median of some steps after the one whose memory was measured, or that one's where it
+takes long.
 """
 
 from __future__ import annotations
@@ -82,10 +83,10 @@ def measure(
         hook.remove()
     forget()
     peak = memory.peak_of_this_process(step)
-    while len(seconds) < rounds and sum(seconds) < limit:
+    while len(seconds) <= rounds and sum(seconds) < limit:
         forget()
         step()
-    return Measured(peak, seconds, rates)
+    return Measured(peak, seconds[1:] or seconds, rates)
 
 
 def run(settings: Settings, environment: Environment) -> Iterator[list[Row]]:
