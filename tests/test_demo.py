@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,7 @@ def test_a_small_run(
     assert command.main(["--epochs", "1", "--samples", "100", "--device", "cpu", "--output", str(picture)]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in AVAILABLE)
+    assert re.search(r"Spikes after training: [0-9.]+% of the pixels, [0-9.]+% of the hidden", printed)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 20_000
 

@@ -123,6 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for note in notes + [result.note for result in results if result.note is not None]:
         console.print(f"Note: {note}", markup=False)
 
-    draw(trace(results[0].state, test_set, chosen.seed), results, chosen.output)
+    seen = trace(results[0].state, test_set, chosen.seed)
+    pixels, hidden, output = (f"{rate:.1%}" for rate in seen.rates)
+    console.print(
+        f"Spikes after training: {pixels} of the pixels, {hidden} of the hidden layer, {output} of the output."
+    )
+    draw(seen, results, chosen.output)
     console.print(f"Picture: {chosen.output}", soft_wrap=True, markup=False)
     return 0

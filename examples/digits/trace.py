@@ -28,6 +28,7 @@ class Trace:
         membrane: of the hidden neurons, `[T, 128]`.
         threshold: of the hidden neurons.
         output: spikes, `[T, 10]`.
+        rates: spikes an element of the pixels, the hidden neurons and the output, over a hundred digits.
     """
 
     image: NDArray[np.uint8]
@@ -38,6 +39,7 @@ class Trace:
     membrane: Array
     threshold: float
     output: Array
+    rates: tuple[float, float, float]
 
 
 @torch.no_grad()
@@ -69,4 +71,5 @@ def trace(state: dict[str, Array], test_set: Digits, seed: int) -> Trace:
         membrane=membrane[:, chosen].numpy(),
         threshold=float(state["hidden.threshold"]),
         output=output[:, chosen].numpy(),
+        rates=(x.mean().item(), hidden.mean().item(), output.mean().item()),
     )
