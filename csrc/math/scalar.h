@@ -16,7 +16,7 @@
 #include <cuda_fp16.h>
 #define LEAKYPAR_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define LEAKYPAR_HOST_DEVICE inline
+#define LEAKYPAR_HOST_DEVICE __attribute__((always_inline)) inline
 #endif
 
 namespace leakypar {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "exponential.h"
 #include "scalar.h"
 
 namespace leakypar {
@@ -84,7 +85,7 @@ LEAKYPAR_HOST_DEVICE Real surrogate_derivative(const Surrogate& surrogate, Real 
     case SurrogateKind::sigmoid: {
       // d/dv of 1 / (1 + exp(-slope v)) (Zenke and Ganguli 2018). exp(-x) / (1 + exp(-x))^2 is even in x: with |x| the
       // exponential stays in [0, 1], where snntorch's overflows for negative v.
-      const Real e = std::exp(-std::fabs(p0 * v));
+      const Real e = exponential_of_negative(-std::fabs(p0 * v));
       return p0 * e / ((Real(1) + e) * (Real(1) + e));
     }
 
@@ -99,7 +100,7 @@ LEAKYPAR_HOST_DEVICE Real surrogate_derivative(const Surrogate& surrogate, Real 
 
     case SurrogateKind::spike_rate_escape:
       // The escape rate of Gerstner and Kistler (2002), centred on v = 1 as in snntorch.
-      return p1 * std::exp(-p0 * std::fabs(v - Real(1)));
+      return p1 * exponential_of_negative(-p0 * std::fabs(v - Real(1)));
 
     case SurrogateKind::leaky_spike_operator:
       return spike(v) ? Real(1) : p0;
