@@ -36,8 +36,9 @@ struct BackwardTile {
   struct alignas(64) Totals {
     double values[kTileWidth<Real>];
   };
-  std::array<Totals, 4> totals;  // of these sums, in their order
-  Columns<Real> h, g, seen;      // of one row
+  std::array<Totals, 4> totals;    // of these sums, in their order
+  std::array<Real*, 4> sums_into;  // [M] each; null where nobody wants the sum
+  Columns<Real> h, g, seen;        // of one row
   DropoutRow<Real> dropout;
 
   template <typename Projected>
@@ -45,7 +46,8 @@ struct BackwardTile {
       : decay(neurons.decay.from(span.first)),
         threshold(neurons.threshold.from(span.first)),
         gain(neurons.gain.from(span.first)),
-        clip(Clamp<Real>::template rounded<Scalar>(neurons.bounds)) {
+        clip(Clamp<Real>::template rounded<Scalar>(neurons.bounds)),
+        sums_into{args.sum_bias, args.sum_decay, args.sum_threshold, args.sum_gain} {
     load_state(args.grad_final_membrane, span, r);
     for (auto* sum : sums()) fill_zeros(span, *sum);
     for (Totals& total : totals) std::fill_n(total.values, span.width, 0.0);
@@ -139,13 +141,13 @@ LEAKYPAR_ALWAYS_INLINE inline void membrane_gradient_row(BackwardTile<Scalar>& t
   for (std::int64_t c = 0; c < width; ++c) tile.g[c] += to_state(grad_membrane[c]);
 }
 
-// d_u = 1[lower < h < upper] (g + r), r = w d_u. kLast: the last row, whose membrane no later one comes from. The pragma is
-// true although grad_u may be the row that the membrane is read from.
+// d_u = 1[lower < h < upper] (g + r), r = w d_u. kLast: the last row, whose membrane no later one comes from. The iterations
+// are independent although grad_u may be the row that the membrane is read from.
 template <bool kSums, bool kLast, typename Scalar, typename Projected, typename Real, typename Clip>
 LEAKYPAR_ALWAYS_INLINE inline void recurrence_row(BackwardTile<Scalar>& tile, std::int64_t width, const Real* membrane,
                                                   Projected* grad_u, const Clip& clip) {
   const Real* decay = tile.decay;
-#pragma GCC ivdep
+  LEAKYPAR_INDEPENDENT
   for (std::int64_t c = 0; c < width; ++c) {
     const Real h = membrane[c];
     const Real d_u = keep_if(clip.passes(h), tile.g[c] + tile.r[c]);
@@ -194,7 +196,8 @@ constexpr std::int64_t summed_steps = 16;
 
 template <typename Scalar>
 void add_sums_to_totals(Span span, BackwardTile<Scalar>& tile) {
-  for (std::size_t i = 0; i < tile.sums().size(); ++i) {
+  for (std::size_t i = 0; i < tile.sums_into.size(); ++i) {
+    if (tile.sums_into[i] == nullptr) continue;
     Columns<State<Scalar>>& sum = *tile.sums()[i];
     for (std::int64_t c = 0; c < span.width; ++c) tile.totals[i].values[c] += sum[c];
     fill_zeros(span, sum);
@@ -238,11 +241,10 @@ void scan_tile(const ScanBackward<Scalar, Projected>& args, const RepeatedNeuron
   backward_rows(args, span, tile);
   add_initial_to_sum_decay(args, span, tile);
   add_sums_to_totals(span, tile);
-  const std::array<State<Scalar>*, 4> targets = {args.sum_bias, args.sum_decay, args.sum_threshold, args.sum_gain};
-  for (std::size_t i = 0; i < targets.size(); ++i) {
-    if (targets[i] == nullptr) continue;
+  for (std::size_t i = 0; i < tile.sums_into.size(); ++i) {
+    if (tile.sums_into[i] == nullptr) continue;
     for (std::int64_t c = 0; c < span.width; ++c) {
-      targets[i][span.first + c] += static_cast<State<Scalar>>(tile.totals[i].values[c]);
+      tile.sums_into[i][span.first + c] += static_cast<State<Scalar>>(tile.totals[i].values[c]);
     }
   }
   store_state(tile.r, span, args.grad_initial_membrane);

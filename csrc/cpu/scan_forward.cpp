@@ -38,47 +38,42 @@ struct ForwardTile {
   }
 };
 
-// One time step of a tile; the flags say which outputs exist. The pragma is true although u may be the row that an output
-// is written to: an element is read before it is overwritten, and no other iteration touches it.
-template <bool kSpikes, bool kMembrane, typename Scalar, typename Projected>
+// One time step of a tile; the flags say which outputs exist, and the threshold sees the membrane through the factors. The
+// iterations are independent although u may be the row that an output is written to: an element is read before it is
+// overwritten, and no other iteration touches it.
+template <bool kSpikes, bool kMembrane, typename Scalar, typename Projected, typename Factors>
 LEAKYPAR_ALWAYS_INLINE inline void forward_row(ForwardTile<Scalar>& tile, std::int64_t width, const Projected* u,
-                                               Scalar* spikes, Scalar* membrane) {
+                                               Scalar* spikes, Scalar* membrane, Factors factors) {
   using Real = State<Scalar>;
   const Real *decay = tile.decay, *bias = tile.bias, *threshold = tile.threshold;
   const Clamp<Real> clip = tile.clip;
-#pragma GCC ivdep
+  LEAKYPAR_INDEPENDENT
   for (std::int64_t c = 0; c < width; ++c) {
     const Real h = membrane_step(decay[c], tile.h[c], to_state(u[c]) + bias[c], clip);
     tile.h[c] = h;
-    if constexpr (kSpikes) spikes[c] = keep_if(spike(h - threshold[c]), tile.gain[c]);
+    if constexpr (kSpikes) spikes[c] = keep_if(spike(factors[c] * h - threshold[c]), tile.gain[c]);
     if constexpr (kMembrane) membrane[c] = to_element<Scalar>(h);
-  }
-}
-
-// The spikes of a time step whose membrane is seen through dropout.
-template <typename Scalar, typename Real>
-LEAKYPAR_ALWAYS_INLINE inline void spike_row(const ForwardTile<Scalar>& tile, std::int64_t width,
-                                             const Real* __restrict factors, Scalar* __restrict spikes) {
-  for (std::int64_t c = 0; c < width; ++c) {
-    spikes[c] = keep_if(spike(factors[c] * tile.h[c] - tile.threshold[c]), tile.gain[c]);
   }
 }
 
 template <typename Scalar, typename Projected>
 void forward_rows(const ScanForward<Scalar, Projected>& args, Span span, ForwardTile<Scalar>& tile) {
   const std::int64_t M = args.N * args.H;
-  const bool drops = args.dropout.seed != nullptr;
   DropoutRow<State<Scalar>> dropout;
   dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
-    dispatch_flag(args.outputs.spikes != nullptr && !drops, [&](auto has_spikes) LEAKYPAR_ALWAYS_INLINE {
+    dispatch_flag(args.outputs.spikes != nullptr, [&](auto has_spikes) LEAKYPAR_ALWAYS_INLINE {
       dispatch_flag(args.outputs.membrane != nullptr, [&](auto has_membrane) LEAKYPAR_ALWAYS_INLINE {
         for (std::int64_t t = 0; t < args.T; ++t) {
           const std::int64_t row = t * M + span.first;
-          forward_row<has_spikes(), has_membrane()>(tile, span.width, args.u + row,
-                                                    has_spikes() ? args.outputs.spikes + row : nullptr,
-                                                    has_membrane() ? args.outputs.membrane + row : nullptr);
-          if (drops && args.outputs.spikes != nullptr) {
-            spike_row(tile, span.width, dropout.factors(args.dropout, row, span.width), args.outputs.spikes + row);
+          const auto forward = [&](auto factors) LEAKYPAR_ALWAYS_INLINE {
+            forward_row<has_spikes(), has_membrane()>(tile, span.width, args.u + row,
+                                                      has_spikes() ? args.outputs.spikes + row : nullptr,
+                                                      has_membrane() ? args.outputs.membrane + row : nullptr, factors);
+          };
+          if (has_spikes() && args.dropout.seed != nullptr) {
+            forward(dropout.factors(args.dropout, row, span.width));
+          } else {
+            forward(Ones());
           }
         }
       });
@@ -145,7 +140,7 @@ void compose_steps(const ScanForward<Scalar, Projected>& args, const RepeatedNeu
   dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
     for (std::int64_t t = 1; t < args.T; ++t) {
       const Projected* u = args.u + t * all.width;
-#pragma GCC ivdep
+      LEAKYPAR_INDEPENDENT
       for (std::int64_t c = 0; c < all.width; ++c) {
         ClampAffine<Real> map = {offset[c], below[c], above[c]};
         map.then(decay[c], to_state(u[c]) + bias[c], clip);
@@ -167,7 +162,8 @@ void walk_growing(const ScanForward<Scalar, Projected>& args, const RepeatedNeur
   for (std::int64_t s = 0; s + 1 < segments.count; ++s) {
     dispatch_vectors([&]() LEAKYPAR_ALWAYS_INLINE {
       for (std::int64_t t = segments.first(s); t < segments.first(s + 1); ++t) {
-        forward_row<false, false, Scalar, Projected>(tile, span.width, args.u + t * M + span.first, nullptr, nullptr);
+        forward_row<false, false, Scalar, Projected>(tile, span.width, args.u + t * M + span.first, nullptr, nullptr,
+                                                     Ones());
       }
     });
     for (std::int64_t c = 0; c < span.width; ++c) {

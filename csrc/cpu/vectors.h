@@ -16,6 +16,13 @@
 // For what must be compiled as part of its caller, to use its caller's vectors.
 #define LEAKYPAR_ALWAYS_INLINE __attribute__((always_inline))
 
+// Before a loop of which no iteration touches what another one writes.
+#ifdef __clang__
+#define LEAKYPAR_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define LEAKYPAR_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace leakypar::cpu {
 
 #ifdef __x86_64__
@@ -24,9 +31,15 @@ __attribute__((target("avx2"), flatten)) void with_avx2(const Body& body) {
   body();
 }
 
+// Clang refuses the whole attribute where it says which vectors to prefer, and takes the widest.
+#ifdef __clang__
+#define LEAKYPAR_AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
+#else
+#define LEAKYPAR_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
+#endif
+
 template <typename Body>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), flatten)) void with_avx512(
-    const Body& body) {
+__attribute__((target(LEAKYPAR_AVX512), flatten)) void with_avx512(const Body& body) {
   body();
 }
 
@@ -36,14 +49,25 @@ inline bool has_avx512() {
 }
 #endif
 
-// Runs body(), a lambda that is LEAKYPAR_ALWAYS_INLINE as is everything hot that it calls.
+// Runs body(std::integral_constant<int, bytes of a vector>), a lambda that is LEAKYPAR_ALWAYS_INLINE as is everything hot
+// that it calls.
+template <typename Body>
+void dispatch_widths(const Body& body) {
+#ifdef __x86_64__
+  if (LEAKYPAR_WIDEST_VECTORS >= 64 && has_avx512()) {
+    return with_avx512([&]() LEAKYPAR_ALWAYS_INLINE { body(std::integral_constant<int, 64>()); });
+  }
+  if (LEAKYPAR_WIDEST_VECTORS >= 32 && __builtin_cpu_supports("avx2")) {
+    return with_avx2([&]() LEAKYPAR_ALWAYS_INLINE { body(std::integral_constant<int, 32>()); });
+  }
+#endif
+  body(std::integral_constant<int, 16>());
+}
+
+// Runs body(), such a lambda that need not know the width.
 template <typename Body>
 void dispatch_vectors(const Body& body) {
-#ifdef __x86_64__
-  if (LEAKYPAR_WIDEST_VECTORS >= 64 && has_avx512()) return with_avx512(body);
-  if (LEAKYPAR_WIDEST_VECTORS >= 32 && __builtin_cpu_supports("avx2")) return with_avx2(body);
-#endif
-  body();
+  dispatch_widths([&](auto) LEAKYPAR_ALWAYS_INLINE { body(); });
 }
 
 // Runs body(std::bool_constant), so that no loop inside has the branch.

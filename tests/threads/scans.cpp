@@ -7,10 +7,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "cpu/dropout.h"
 #include "cpu/segments.h"
 #include "threads.h"
 
@@ -28,7 +30,7 @@ struct Results {
 
 template <typename Scalar, typename Projected>
 Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, int threads, double drive = 0.0,
-                               bool drops = false) {
+                               bool drops = false, Surrogate surrogate = {SurrogateKind::atan, 2.0, 0.0}) {
   using Real = State<Scalar>;
   const std::int64_t M = N * H;
   std::vector<Projected> u;
@@ -72,7 +74,7 @@ Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, i
   backward.neurons.decay = parameter(decay);
   backward.neurons.threshold = parameter(threshold);
   backward.neurons.gain = parameter(gain);
-  backward.surrogate = {SurrogateKind::atan, 2.0, 0.0};
+  backward.surrogate = surrogate;
   backward.dropout = forward.dropout;
   backward.grad_u = r.grad_u.data();
   backward.grad_initial_membrane = r.grad_initial_membrane.data();
@@ -85,12 +87,13 @@ Results<Scalar, Projected> run(std::int64_t T, std::int64_t N, std::int64_t H, i
 }
 
 template <typename Scalar, typename Projected = State<Scalar>>
-int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t H, bool drops = false) {
+int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t H, bool drops = false,
+                Surrogate surrogate = {SurrogateKind::atan, 2.0, 0.0}) {
   if (!compares) {
-    run<Scalar, Projected>(T, N, H, thread_counts[0], 0.0, drops);
+    run<Scalar, Projected>(T, N, H, thread_counts[0], 0.0, drops, surrogate);
     return 0;
   }
-  const auto one = run<Scalar, Projected>(T, N, H, 1, 0.0, drops);
+  const auto one = run<Scalar, Projected>(T, N, H, 1, 0.0, drops, surrogate);
   add_to_checksum(one.spikes);
   add_to_checksum(one.membrane);
   add_to_checksum(one.grad_u);
@@ -100,7 +103,7 @@ int differences(const char* dtype, std::int64_t T, std::int64_t N, std::int64_t 
   }
   int found = 0;
   for (const int threads : thread_counts) {
-    const auto many = run<Scalar, Projected>(T, N, H, threads, 0.0, drops);
+    const auto many = run<Scalar, Projected>(T, N, H, threads, 0.0, drops, surrogate);
     const auto compare = [&](const char* name, bool same) {
       if (same) return;
       ++found;
@@ -153,10 +156,33 @@ int differences_of_segments(std::int64_t T, std::int64_t N, std::int64_t H, doub
   return found;
 }
 
+// A row's factors, drawn in lanes, are those of the generator's plain form, also where a counter's upper word changes.
+template <typename Real>
+int differences_of_factors() {
+  const auto row = std::make_unique<cpu::DropoutRow<Real>>();
+  const std::int64_t seed = -0x0123'4567'89AB'CDEF, carry = std::int64_t{4} << 32;
+  int found = 0;
+  for (const std::int64_t first : {std::int64_t{0}, carry - 10, 3 * carry - 163}) {
+    const Dropout dropout = {&seed, 1 << (Dropout::resolution - 2), 4.0 / 3.0, first};
+    for (std::int64_t width = 1; width <= cpu::kTileWidth<Real>; width += 5) {
+      const Real* const factors = row->factors(dropout, width, width);
+      for (std::int64_t c = 0; c < width; ++c) {
+        const std::int64_t element = first + width + c;
+        const bool keeps = kept(dropout, philox(seed, element / 4).word[element % 4]);
+        if (factors[c] == (keeps ? static_cast<Real>(4.0 / 3.0) : Real(0))) continue;
+        ++found;
+        std::printf("another factor of element %lld in a row of %lld\n", static_cast<long long>(element),
+                    static_cast<long long>(width));
+      }
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 int main() {
-  int found = 0;
+  int found = differences_of_factors<float>() + differences_of_factors<double>();
   // Long, short and ragged; the second spans batch rows within a tile, the last has fewer channels than a thread's share.
   for (const auto& [T, N, H] : {std::array<std::int64_t, 3>{3000, 3, 70}, {2500, 40, 7}, {9000, 1, 33}}) {
     found += differences<float>("float32", T, N, H) + differences<float>("float32", T, N, H, true);
@@ -164,6 +190,12 @@ int main() {
     found += differences<float16>("float16", T, N, H);
     found += differences<bfloat16>("bfloat16", T, N, H);
     found += differences<bfloat16, bfloat16>("bfloat16 of bfloat16 products", T, N, H);
+  }
+  // Those with an exponential.
+  for (const Surrogate surrogate :
+       {Surrogate{SurrogateKind::sigmoid, 25.0, 0.0}, Surrogate{SurrogateKind::spike_rate_escape, 1.0, 25.0}}) {
+    found += differences<float>("float32", 400, 3, 70, false, surrogate);
+    found += differences<double>("float64", 400, 3, 70, false, surrogate);
   }
   // Undriven, most membranes are clipped to zero now and then and forget; driven, few are.
   for (const double drive : {0.0, 1.5}) {
