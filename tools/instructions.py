@@ -22,15 +22,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 CHANNELS = 4096
 SHORT, LONG = 20, 60
-AVX2 = "-DLEAKYPAR_WIDEST_VECTORS=32"  # valgrind knows no AVX-512
+# As the extension is compiled (setup.py), but without AVX-512, which valgrind does not know.
+FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+FLAGS += ["-DLEAKYPAR_WIDEST_VECTORS=32"]
 
 
 class Loop(NamedTuple):
     """A scan and the instructions that it should need for one vector.
 
     Attributes:
-        scan: "forward" or "backward", and "+dropout" where the threshold sees the membrane through it, or
-            "+bounds" where there are two.
+        scan: "forward" or "backward", and "+dropout" where the threshold sees the membrane through it, "+bounds"
+            where there are two, "+sigmoid" or "+escape" for another surrogate than the ATan.
         dtype: of the elements.
         lanes: state values of a vector.
         instructions: predicted, for a vector.
@@ -42,22 +44,33 @@ class Loop(NamedTuple):
     instructions: int
 
 
-# With dropout, a round of the generator is four multiplications, and four each of shuffles, shifts and exclusive ors
-# for eight counters, which are the words of four vectors; then the comparison, the factor, its product and what they
-# load and store. Forward: u + b, w h, their sum, the clamp (2), h - threshold, compare, select; u and w are loaded, h,
-# spikes and membrane stored. Backward: v, its square scaled (2), + 1, the quotient, gradient times gain times slope
-# (2), with two loads and a store; then g + r, the derivative of relu (2; of two bounds 4), w d_u, two sums and a
-# product, with g, h and d_u's successor loaded and five stores.
-DROPOUT = 10 * 16 // 4 + 8
+# Forward: u + b, w h, their sum, the clamp (2), h - threshold, compare, select; u and w are loaded, h, spikes and
+# membrane stored. Backward: v, its square scaled (2), + 1, the quotient, gradient times gain times slope (2), with
+# two loads and a store; then g + r, the derivative of relu (2; of two bounds 4), w d_u, two sums and a product, with
+# g, h and d_u's successor loaded and five stores.
+#
+# With dropout, a round of the generator is two multiplications, two shifts and four exclusive ors for four counters,
+# the words of two vectors; the first two rounds lack five of these, where half is zero. The counters are 2, pairs of
+# words 6, the order of elements 2, the stores 2 and the loop 3. Then a word is loaded, shifted, compared, and its
+# factor selected and stored. The forward scan multiplies by it; the backward scan does so twice, in loops of their
+# own.
+#
+# An exponential is a maximum, a multiple rounded (3), the rest of it (4), seven terms of two each, a power of two (1)
+# and two products. With a sigmoid: v, p0 v, -|p0 v|, its exponential e, p0 e, 1 + e, the square, the quotient and the
+# two products; with an escape rate: v, v - 1, its absolute value, a product, the exponential and three.
+DROPOUT = (10 * 8 - 5 + 2 + 6 + 2 + 2 + 3) // 2 + (5 + 3)
+EXPONENTIAL = 1 + 3 + 4 + 7 * 2 + 1 + 2
 LOOPS = [
     Loop("forward", "float32", 8, 8 + 2 + 3 + 3),
     Loop("forward", "float64", 4, 8 + 2 + 3 + 3),
-    Loop("forward+dropout", "float32", 8, (8 + 2 + 3 + 3) + DROPOUT),
+    Loop("forward+dropout", "float32", 8, (8 + 2 + 3 + 3) + DROPOUT + 1),
     Loop("forward+bounds", "float32", 8, 8 + 2 + 3 + 3),
     Loop("backward", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
     Loop("backward", "float64", 4, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
     Loop("backward+bounds", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3) + 2),
-    Loop("backward+dropout", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3) + DROPOUT + 4),
+    Loop("backward+sigmoid", "float32", 8, (9 + EXPONENTIAL + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
+    Loop("backward+escape", "float32", 8, (7 + EXPONENTIAL + 2 + 1 + 3) + (7 + 3 + 5 + 3)),
+    Loop("backward+dropout", "float32", 8, (7 + 2 + 1 + 3) + (7 + 3 + 5 + 3) + DROPOUT + 2 * (1 + 2 + 3)),
 ]
 
 
@@ -77,9 +90,7 @@ def build(folder: Path, name: str) -> Path:
     compiler = shutil.which("c++")
     if compiler is None:
         raise FileNotFoundError("no C++ compiler: c++ is not on the path")
-    subprocess.run(
-        [compiler, "-std=c++20", "-O3", "-ffp-contract=off", AVX2, *map(str, sources), "-o", program], check=True
-    )
+    subprocess.run([compiler, *FLAGS, *map(str, sources), "-o", program], check=True)
     return program
 
 

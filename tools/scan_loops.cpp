@@ -1,6 +1,6 @@
 // The CPU's scans alone, on one thread, for counting instructions and for timing: no torch, no product.
 //
-//   scan_loops forward|backward[+dropout|+bounds] float32|bfloat16|float64 T M REPEATS
+//   scan_loops forward|backward[+dropout|+bounds|+sigmoid|+escape] float32|bfloat16|float64 T M REPEATS
 //
 // prints the time of the fastest repetition in nanoseconds an element.
 #include <algorithm>
@@ -22,7 +22,12 @@ const cpu::Threads one_thread = {
     }};
 
 template <typename Scalar>
-double nanoseconds(bool forward, bool drops, const Bounds& bounds, std::int64_t T, std::int64_t M, int repeats) {
+double nanoseconds(const std::string& scan, std::int64_t T, std::int64_t M, int repeats) {
+  const bool forward = scan.starts_with("forward"), drops = scan.ends_with("+dropout");
+  const Bounds bounds = scan.ends_with("+bounds") ? Bounds{-0.45, 0.9} : Bounds{};
+  const Surrogate surrogate = scan.ends_with("+sigmoid")  ? Surrogate{SurrogateKind::sigmoid, 25.0, 0.0}
+                              : scan.ends_with("+escape") ? Surrogate{SurrogateKind::spike_rate_escape, 1.0, 25.0}
+                                                          : Surrogate{SurrogateKind::atan, 2.0, 0.0};
   using Real = State<Scalar>;
   std::vector<Real> u(T * M), per_neuron(M, Real(0.5)), sum(M);
   std::vector<Scalar> spikes(T * M), membrane(T * M);
@@ -57,7 +62,7 @@ double nanoseconds(bool forward, bool drops, const Bounds& bounds, std::int64_t 
   back.membrane = membrane.data();
   back.neurons.decay = back.neurons.threshold = back.neurons.gain = parameter;
   back.neurons.bounds = bounds;
-  back.surrogate = {SurrogateKind::atan, 2.0, 0.0};
+  back.surrogate = surrogate;
   back.dropout = ahead.dropout;
   back.grad_u = u.data();
   back.sum_bias = sum.data();
@@ -80,18 +85,17 @@ double nanoseconds(bool forward, bool drops, const Bounds& bounds, std::int64_t 
 
 int main(int count, char** words) {
   if (count != 6) {
-    std::fprintf(stderr, "usage: %s forward|backward[+dropout|+bounds] float32|bfloat16|float64 T M REPEATS\n",
+    std::fprintf(stderr,
+                 "usage: %s forward|backward[+dropout|+bounds|+sigmoid|+escape] float32|bfloat16|float64 T M REPEATS\n",
                  words[0]);
     return 2;
   }
   const std::string scan = words[1];
-  const bool forward = scan.starts_with("forward"), drops = scan.ends_with("+dropout");
-  const Bounds bounds = scan.ends_with("+bounds") ? Bounds{-0.45, 0.9} : Bounds{};
   const std::string dtype = words[2];
   const std::int64_t T = std::atoll(words[3]), M = std::atoll(words[4]);
   const int repeats = std::atoi(words[5]);
-  const double result = dtype == "float32"    ? nanoseconds<float>(forward, drops, bounds, T, M, repeats)
-                        : dtype == "bfloat16" ? nanoseconds<leakypar::bfloat16>(forward, drops, bounds, T, M, repeats)
-                                              : nanoseconds<double>(forward, drops, bounds, T, M, repeats);
+  const double result = dtype == "float32"    ? nanoseconds<float>(scan, T, M, repeats)
+                        : dtype == "bfloat16" ? nanoseconds<leakypar::bfloat16>(scan, T, M, repeats)
+                                              : nanoseconds<double>(scan, T, M, repeats);
   std::printf("%.4f\n", result);
 }
