@@ -171,15 +171,21 @@ def longest(rows: pd.DataFrame) -> str:
     found = rows[rows.status == OK]
     GiB = found.pivot_table("peak_bytes", "T", "label", sort=False).sort_index() / 2**30
     times = found.pivot_table("median_us", "T", "label")
-    limit, most = LIMIT / 2**30, {name: _reaches(GiB[name].dropna(), LIMIT / 2**30) for name in GiB}
+    curves = {name: GiB[name].dropna() for name in GiB}
+    limit, most = LIMIT / 2**30, {name: _reaches(curve, LIMIT / 2**30) for name, curve in curves.items()}
     theirs, lines = most.get(SNNTORCH, math.nan), []
+    there = GiB.get(SNNTORCH, GiB).last_valid_index() if math.isnan(theirs) else theirs
+    at = {name: np.interp(there, curve.index, curve, right=math.nan) for name, curve in curves.items()}
     for name, T in most.items():
-        curve = GiB[name].dropna()
-        at = np.interp(theirs, curve.index, curve) if theirs <= curve.index[-1] else math.nan
         step = (times[name] / times[DENSE]).median() if DENSE in times else math.nan
-        line = {"implementation": name, f"longest T in {limit:g} GiB": _number(T, "{:.0f}") or f"> {curve.index[-1]}"}
-        line |= {"over snntorch's": _number(T / theirs, "{:.1f}×"), f"GiB at T = {theirs:.0f}": _number(at, "{:.2f}")}
-        line |= {"snntorch's over it": _number(limit / at, "{:.1f}×"), "time over dense": _number(step, "{:.2f}")}
+        longest_T = _number(T, "{:.0f}") or f"> {curves[name].index[-1]}"
+        line = {"implementation": name, f"longest T in {limit:g} GiB": longest_T}
+        line |= {
+            "over snntorch's": _number(T / theirs, "{:.1f}×"),
+            f"GiB at T = {there:.0f}": _number(at[name], "{:.2f}"),
+        }
+        line["snntorch's over it"] = _number(at.get(SNNTORCH, math.nan) / at[name], "{:.1f}×")
+        line["time over dense"] = _number(step, "{:.2f}")
         lines.append(line | {"at the longest": found[found.label == name].note.iloc[-1]})
     return "\n".join([f"{_machine(rows)} GiB by: {found.peak_source.iloc[0]}.", "", *_markdown(lines)])
 
