@@ -40,7 +40,7 @@ class _Scan(torch.autograd.Function):
         given = ops.Inputs(*tensors)
         recompute = settings.checkpoint_interval is not None
         spikes, membrane, checkpoints, final_membrane, *events = output
-        packed = bool(events) and events[0].dim() == 3  # then nothing keeps x alive
+        packed = len(events) > 0 and events[0].dim() == 3  # then nothing keeps x alive
         of_x, of_weight, of_decay, of_bias_ih, of_bias_hh, of_threshold, of_gain, of_initial = ctx.needs_input_grad[:8]
         ctx.save_for_backward(  # what no gradient needs is not kept alive
             given.x if (of_weight or recompute) and not packed else None,

@@ -221,7 +221,8 @@ def checkpoint_interval(T: int, N: int, dtype: torch.dtype) -> int:
         N: batch.
         dtype: compute dtype.
     """
-    largest: Any = torch.sym_max  # which leaves open what a graph leaves open
+    # sym_max leaves open what a graph leaves open, but torch.compile of torch 2.11 takes no numbers for it.
+    largest: Any = max if isinstance(T, int) and isinstance(N, int) else torch.sym_max
     interval: int = largest(largest(32 if dtype.itemsize < 4 else 16, T // 64), 128 // largest(N, 1))
     return interval
 

@@ -203,7 +203,8 @@ def test_several_values_are_no_events() -> None:
 def test_the_plan_says_and_takes_the_rates() -> None:
     chosen = leakypar.plan(T, N, C, H, device="cpu")
     assert (chosen.event_rate, chosen.backward_event_rate) == (0.4, 0.3)
-    assert leakypar.plan(T, 2, C, H, device="cpu").event_rate == 0  # too few rows
+    assert leakypar.plan(128, 2, C, H, device="cpu").event_rate == 0.4
+    assert leakypar.plan(127, 2, C, H, device="cpu").event_rate == 0  # too few rows
     assert leakypar.plan(T, N, C, H, device=leakypar.DeviceFacts(132, 50 << 20)).event_rate == 0
     x = events((T, N, C), 0.6)
     results = {}

@@ -35,8 +35,8 @@ struct Plan {
   double event_rate, backward_event_rate;
 };
 
-// Up to these shares of ones additions take less time than the dense product does (docs/events.md), in a chunk of at least
-// this size.
+// Up to these shares of ones additions take less time than the dense product does (docs/events.md), in work of at least this
+// size: the weights are laid out anew for each call, however many chunks it has.
 inline constexpr double most_ones_forward = 0.4, most_ones_backward = 0.3;
 inline constexpr std::int64_t least_event_rows = 256, least_event_features = 32, least_event_neurons = 32;
 
@@ -136,7 +136,8 @@ inline Plan make_plan(const Workload& work, const DeviceFacts& device, const Req
     refuse_plan("'project_scan' is for float16, bfloat16 and, where TF32 is allowed, float32 on a CUDA device");
   }
   const Method scan = choose_scan(work, device);
-  const std::int64_t T = std::max<std::int64_t>(work.T, 1), in_cache = steps_within(device.cache_bytes / 2, work);
+  const std::int64_t T = std::max<std::int64_t>(work.T, 1), N = std::max<std::int64_t>(work.N, 1);
+  const std::int64_t in_cache = steps_within(device.cache_bytes / 2, work);
   Plan plan = {
       asked.forward.value_or(scan), asked.backward.value_or(scan), in_cache, device.is_cpu() ? in_cache : T, {}, 0, 0};
 
@@ -155,13 +156,10 @@ inline Plan make_plan(const Workload& work, const DeviceFacts& device, const Req
   if (asked.backward_gemm_chunk) plan.backward_gemm_chunk = std::min(*asked.backward_gemm_chunk, T);
 
   if (device.is_cpu()) {
-    const auto sought = [&](std::int64_t steps, double rate) {
-      const bool worth =
-          steps * work.N >= least_event_rows && work.C >= least_event_features && work.H >= least_event_neurons;
-      return worth ? rate : 0.0;
-    };
-    plan.event_rate = asked.event_rate.value_or(sought(plan.gemm_chunk, most_ones_forward));
-    plan.backward_event_rate = asked.backward_event_rate.value_or(sought(plan.backward_gemm_chunk, most_ones_backward));
+    const bool worth =
+        T >= (least_event_rows + N - 1) / N && work.C >= least_event_features && work.H >= least_event_neurons;
+    plan.event_rate = asked.event_rate.value_or(worth ? most_ones_forward : 0);
+    plan.backward_event_rate = asked.backward_event_rate.value_or(worth ? most_ones_backward : 0);
   } else if (asked.event_rate.value_or(0) > 0 || asked.backward_event_rate.value_or(0) > 0) {
     refuse_plan("event_rate and backward_event_rate, which 'events' sets, are for a CPU");
   }
