@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,17 @@ def test_every_public_name_is_in_the_reference() -> None:
     documented = set(re.findall(r"leakypar\.(\w+)", reference))
     public = {each for each in leakypar.__all__ if not each.startswith("__")}
     assert public <= documented, public - documented
+
+
+def test_the_two_commands_are_what_ci_runs() -> None:
+    """`.ci/run` reads them from the README, where nothing else says that their section may not go."""
+    script = ROOT / ".ci" / "run"
+    if not script.exists():
+        pytest.skip("an sdist has no .ci")
+    text = script.read_text()
+    begin = text.index("readme_commands() {")
+    function = text[begin : text.index("\n}\n", begin) + 3]
+    read = subprocess.run(
+        ["bash", "-c", f"{function}readme_commands"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert read.stdout.split("\n") == ["make demo", "make test", ""]
