@@ -1,12 +1,15 @@
 """``python -m benchmarks.host_time``: what Python and the dispatcher add to layers so small that they compute nothing.
 
 One thread, backend="fused"; blocks of calls in turns; the median time of a call, and of its ratio to ``nn.Linear``.
+``python -m benchmarks.table`` makes the table of docs/layer.md of its ``results/cpu-host.csv``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +17,10 @@ from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
 import leakypar
+from benchmarks.environment import RESULTS, describe
+from benchmarks.results import COLUMNS, OK, Writer, microseconds
 from leakypar.benchmark import contestant, figures
-from leakypar.measuring import Contestant, InputSet, Reading, turns
+from leakypar.measuring import Contestant, InputSet, Reading, Shape, turns
 
 TURNS, CALLS = 60, 50
 
@@ -28,24 +33,27 @@ class RNN(nn.RNN):
         return y
 
 
-def rows() -> dict[str, dict[str, Callable[[], object]]]:
-    """Calls by row and contestant, ``nn.Linear`` first: the function, the module, a training step; ten layers."""
-    found: dict[str, dict[str, Callable[[], object]]] = {}
+Calls = Mapping[str, Callable[[], object]]
+
+
+def cases() -> dict[tuple[str, Shape], Calls]:
+    """Calls by what is called, its shape, and contestant, ``nn.Linear`` first."""
+    found: dict[tuple[str, Shape], Calls] = {}
     plain = partial(RNN, nonlinearity="relu")
     ours = partial(leakypar.LeakyParallel, beta=0.5, backend="fused")
     for T, N, size, depth in ((1, 1, 16, 1), (2, 1, 16, 1), (25, 8, 64, 10)):
         makers: dict[str, Callable[..., nn.Module]] = {"nn.Linear": nn.Linear, "nn.RNN": plain, "leakypar": ours}
         stacks = {name: nn.Sequential(*(make(size, size) for _ in range(depth))) for name, make in makers.items()}
         inputs = InputSet(torch.rand(T, N, size), torch.ones(T, N, size))
-        name = f"({T}, {N}, {size})" if depth == 1 else f"{depth} layers of ({T}, {N}, {size})"
+        shape = Shape("one layer" if depth == 1 else f"{depth} layers", T, N, size, size)
         if depth == 1:
             weight, bias, decay = torch.rand(size, size), torch.rand(size), torch.full((size,), 0.5)
             linear = partial(F.linear, inputs.x, weight, bias)
             fused = partial(leakypar.leaky_parallel, inputs.x, weight, decay, bias, bias)
-            found[f"functional, {name}"] = {"nn.Linear": linear, "leakypar": fused}
+            found["functional", shape] = {"nn.Linear": linear, "leakypar": fused}
         for pass_ in ("forward", "training"):
             runners = {each: contestant(stack, [inputs], pass_) for each, stack in stacks.items()}
-            found[f"{pass_}, {name}"] = {each: partial(_fresh, runner) for each, runner in runners.items()}
+            found[pass_, shape] = {each: partial(_fresh, runner) for each, runner in runners.items()}
     return found
 
 
@@ -54,7 +62,7 @@ def _fresh(runner: Contestant) -> None:
     runner.call(0)
 
 
-def measure(calls: Mapping[str, Callable[[], object]], rounds: int = TURNS) -> dict[str, dict[str, float]]:
+def measure(calls: Calls, rounds: int = TURNS) -> dict[str, dict[str, float]]:
     """The columns of :func:`~leakypar.benchmark.figures` for each contestant."""
     timers = {name: Timer("call()", globals={"call": call}, num_threads=1) for name, call in calls.items()}
     readings: dict[str, dict[int, Reading]] = {name: {} for name in calls}
@@ -64,17 +72,28 @@ def measure(calls: Mapping[str, Callable[[], object]], rounds: int = TURNS) -> d
     return {name: figures(readings, name, "", "nn.Linear") for name in calls}
 
 
-def main() -> None:
-    """Prints the table, as Markdown."""
-    print(f"torch {torch.__version__}, leakypar {leakypar.__version__}, {leakypar.build_info().variant}\n")
-    print("| (T, N, C = H) | nn.Linear, µs | nn.RNN | leakypar, fused |\n|---|--:|--:|--:|")
-    for row, calls in rows().items():
-        found = measure(calls)
-        cells = [f"{found['nn.Linear']['median_us']:.1f} ± {found['nn.Linear']['spread_us']:.1f}"]
-        for name in ("nn.RNN", "leakypar"):
-            each = found.get(name)
-            cells.append(f"{each['time_over_linear']:.2f}× ± {each['time_over_linear_spread']:.2f}" if each else "")
-        print(f"| {row} | {' | '.join(cells)} |")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes a row for each case and contestant, and prints it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.host_time", description=__doc__.partition(": ")[2])
+    parser.add_argument("--rounds", type=int, default=TURNS)
+    parser.add_argument("--output", type=Path, metavar="CSV", default=RESULTS / "cpu-host.csv")
+    options = parser.parse_args(arguments)
+    environment, writer = describe(torch.device("cpu")), Writer(options.output)
+    for (pass_, shape), calls in cases().items():
+        for name, found in measure(calls, options.rounds).items():
+            backend = "fused" if name == "leakypar" else ""
+            case = {"pass": pass_, "shape": shape.name, **{size: getattr(shape, size) for size in "TNCH"}, "threads": 1}
+            made = {
+                "implementation": name,
+                "backend": backend,
+                "status": OK,
+                "dtype": "float32",
+                "rounds": options.rounds,
+            }
+            measured = {column: value for column, value in found.items() if column in COLUMNS}
+            writer.write([dict.fromkeys(COLUMNS) | vars(environment) | case | made | measured])
+            ratio = f"{found['time_over_linear']:.2f} ± {found['time_over_linear_spread']:.2f} of nn.Linear"
+            print(f"{pass_:10} {shape!s:24} {name:10} {microseconds(found['median_us']):>9}  {ratio}", flush=True)
 
 
 if __name__ == "__main__":

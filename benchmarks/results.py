@@ -113,7 +113,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def kind_of(path: Path) -> str:
     """What a CSV file is of, by its name: ``growth``, ``events`` and so on; nothing for a run of everything."""
-    found = re.search("-(quick|partial|growth|events|rates|memory)$", path.stem)
+    found = re.search("-(quick|partial|growth|events|rates|memory|host|tuning)$", path.stem)
     return found[1] if found else ""
 
 

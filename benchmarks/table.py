@@ -3,7 +3,7 @@
 A table stands between ``<!-- benchmark:cpu -->`` and ``<!-- /benchmark:cpu -->``; ``gpu`` likewise. What follows the
 name chooses rows in the words of ``pandas.DataFrame.query``: ``<!-- benchmark:cpu shape == "speech" -->``. ``memory``
 is the table of a training step's peak memory; ``events``, ``rates`` and ``longest`` are those of a run with
-``--events``, ``--rates`` and ``--memory``.
+``--events``, ``--rates`` and ``--memory``, and ``host`` that of ``python -m benchmarks.host_time``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from benchmarks.stack import LIMIT
 
 OURS, RECOMPUTE, DENSE, EVENTS = (f"leakypar fused ({plan})" for plan in ("auto", "recompute", "dense", "events"))
 SNNTORCH = "snntorch LeakyParallel"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "cpu.md", ROOT / "docs" / "events.md", ROOT / "docs" / "memory.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "cpu.md",
+    ROOT / "docs" / "events.md",
+    ROOT / "docs" / "memory.md",
+    ROOT / "docs" / "layer.md",
+)
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 RELATIVE = "\\* computes a near relative"
 NOT_MEASURED = "not yet measured"
@@ -199,19 +205,33 @@ def _reaches(curve: pd.Series, value: float) -> float:
     return float(low + (high - low) * (value - before) / (after - before))
 
 
+def host(rows: pd.DataFrame) -> str:
+    """The time of nn.Linear, and the others' over it, for layers so small that they compute nothing."""
+    lines: list[dict[str, object]] = []
+    for (pass_, shape, T, N, C, H), case in rows.groupby(["pass", "shape", "T", "N", "C", "H"], sort=False):
+        named = {row["label"]: row for row in case.to_dict("records")}
+        line = {"call": pass_, "of": f"{shape}, ({T}, {N}, {C}, {H})", FLOOR: _time(named[FLOOR])}
+        for name in (BASELINE, "leakypar"):
+            over, spread = (named.get(name, {}).get(f"time_over_linear{end}") for end in ("", "_spread"))
+            line[name] = f"{over:.2f} ± {spread:.2f}" if over else ""
+        lines.append(line)
+    return "\n".join([f"{_machine(rows)} One thread.", "", *_markdown(lines)])
+
+
 TABLES = {
     "benchmark": ("", speed),
     "memory": ("", memory),
     "events": ("events", events),
     "rates": ("rates", rates),
     "longest": ("memory", longest),
+    "host": ("host", host),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites pages in place."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Rewrite tables from results.")
-    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and three of docs")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and four of docs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of CSV files")
     options = parser.parse_args(arguments)
     shown = {kind for kind, _ in TABLES.values()}
@@ -231,7 +251,7 @@ def _machine(rows: pd.DataFrame) -> str:
 
 def _markdown(lines: Sequence[dict[str, object]]) -> list[str]:
     heads = list(lines[0]) if lines else []
-    left = ("shape (T, N, C, H)", "shape", "dtype", "pass", "input", "backend", "implementation")
+    left = ("shape (T, N, C, H)", "shape", "dtype", "pass", "input", "backend", "implementation", "call", "of")
     rule = ["---" if head in left else "--:" for head in heads]
     return [f"| {' | '.join(map(str, cells))} |" for cells in (heads, rule, *(each.values() for each in lines))]
 

@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
 from benchmarks import __main__ as command_line
-from benchmarks import bounds, gpu, memory, plot, results, runner, stack, table
+from benchmarks import bounds, gpu, host_time, memory, plot, results, runner, stack, table
 from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels, linear_kernels
 from benchmarks.environment import ROOT, describe, set_tf32
 from benchmarks.implementations import BASELINE, FLOOR, Layer, all_implementations
@@ -714,6 +714,15 @@ def test_the_memory_of_a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     fired = timed[(timed.label == table.DENSE) & (timed["T"] >= stack.WARM_UP)].note.iloc[0]
     assert all(4 < float(rate) < 6 for rate in re.findall(r"([\d.]+)%", fired))
     assert len(re.findall("%", fired)) == stack.DEPTH
+
+
+def test_the_price_of_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_time, "CALLS", 1)
+    path = tmp_path / "cpu-host.csv"
+    host_time.main(["--rounds", "2", "--output", str(path)])
+    text = table.rewrite("<!-- host:cpu -->\n<!-- /host:cpu -->", [(results.kind_of(path), read(path))])
+    for call, of in (("functional", "one layer"), ("forward", "one layer"), ("training", "10 layers")):
+        assert re.search(rf"\| {call} \| {of}, .* \| [\d.]+ ± [\d.]+ \|", text)
 
 
 def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
