@@ -44,6 +44,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "implementations": ",".join(stack.MEASURED),
         "rounds": "5",
         "case_seconds": "3",
+        "call_limit": "15",
         "time_limit": "660",
     },
 }

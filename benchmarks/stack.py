@@ -2,7 +2,7 @@
 
 Four layers on spikes at a rate of 5%, with weights that make each fire at it. The loss is the sum of the last layer's
 spikes; every weight has its gradient, the input none. ``T`` doubles, in a fresh process each time, until :data:`LIMIT`
-bytes are passed. The time is the median of some steps after the one whose memory was measured, or that one's where it
+bytes are passed, or a step takes longer than the limit of a call. The time is the median of some steps after the one whose memory was measured, or that one's where it
 takes long.
 """
 
@@ -112,11 +112,13 @@ def run(settings: Settings, environment: Environment) -> Iterator[list[Row]]:
                 del going[found]
                 yield [each | {"status": status, "note": lack}]
                 continue
-            if measured.peak > LIMIT:
+            too_slow = min(measured.seconds) > settings.call_limit
+            if measured.peak > LIMIT or too_slow:
                 del going[found]
             time_ = summarize(measured.seconds)
             each |= {"peak_bytes": measured.peak, "peak_source": memory.SOURCES["cpu"], "rounds": len(measured.seconds)}
             each |= {"median_us": 1e6 * time_.median, "spread_us": 1e6 * time_.spread, "least_us": 1e6 * time_.least}
             each["note"] = f"layers fire at {', '.join(f'{rate:.1%}' for rate in measured.rates)}"
+            each["note"] += f"; ended: a step takes more than {settings.call_limit:g} s" * too_slow
             yield [each]
         T *= 2
