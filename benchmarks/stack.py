@@ -2,8 +2,8 @@
 
 Four layers on spikes at a rate of 5%, with weights that make each fire at it. The loss is the sum of the last layer's
 spikes; every weight has its gradient, the input none. ``T`` doubles, in a fresh process each time, until :data:`LIMIT`
-bytes are passed, or a step takes longer than the limit of a call. The time is the median of some steps after the one whose memory was measured, or that one's where it
-takes long.
+bytes are passed, or a step takes longer than the limit of a call. The time is the median of some steps after the one
+whose memory was measured, or that one's where it takes long.
 """
 
 from __future__ import annotations
