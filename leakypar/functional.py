@@ -81,7 +81,7 @@ def leaky_parallel(
         binary_input: whether `x` is zeros and one other value, as spikes of one gain are. Training then keeps it as
             bits, a 32nd of float32, and a CPU multiplies it by additions where few are ones. None: a CPU finds out, and
             a GPU, which would have to be waited for, takes it for dense. True: promised, which a CPU checks at once,
-            and a GPU asserts without waiting. False: not looked at.
+            and a GPU asserts without waiting, of what lies beyond the lengths too. False: not looked at.
         plan: "sequential" or "look_back" to force the scans, "project_scan" to force that forward, "events" to have a
             CPU multiply by additions whatever is binary (see `leakypar.Plan`), a `leakypar.Plan` to force everything,
             None to let sizes decide.

@@ -97,8 +97,8 @@ class LeakyParallel(nn.Module):
         binary_input: whether the input is zeros and one other value, as the spikes of a layer with one gain are.
             Training then keeps it as bits, a 32nd of float32, and a CPU multiplies it by additions where few are ones.
             None: a CPU finds out, and a GPU, which would have to be waited for, takes it for dense. True: promised,
-            which a CPU checks at once, and a GPU asserts without waiting. False: not looked at. Of the fused kernels
-            alone.
+            which a CPU checks at once, and a GPU asserts without waiting, of what lies beyond the lengths too. False:
+            not looked at. Of the fused kernels alone.
         compact_decay: hold the decay as `rnn.decay_l0` `[H]`, rather than as the diagonal of `rnn.weight_hh_l0`
             `[H, H]`. Loading takes a diagonal matrix too, and `snntorch_state_dict` gives it. The values for a seed are
             the same.

@@ -47,7 +47,9 @@ def check_flag(name: str, value: object) -> bool:
 
 def check_optional_flag(name: str, value: object) -> bool | None:
     """`value` as a bool, or None; TypeError if it is anything else."""
-    return None if value is None else check_flag(name, value)
+    if value is not None and not is_bool(value):
+        raise TypeError(f"{name} must be a bool or None, got {type(value).__name__}")
+    return None if value is None else bool(value)
 
 
 def check_probability(name: str, value: object) -> float:

@@ -12,7 +12,7 @@ import torch
 from leakypar import ops
 
 if not ops.is_available("cpu"):
-    pytest.skip("no CPU kernels", allow_module_level=True)
+    pytest.skip(ops.unavailable_reason("cpu"), allow_module_level=True)
 
 T, N, C, H = 40, 2, 3, 4
 

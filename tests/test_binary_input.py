@@ -225,7 +225,7 @@ def test_the_plan_says_and_takes_the_rates() -> None:
 
 @on_cpu
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(TypeError, match="binary_input must be a bool, got str"):
+    with pytest.raises(TypeError, match="binary_input must be a bool or None, got str"):
         leakypar.LeakyParallel(C, H, binary_input="yes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='binary_input must be None with backend="rnn"'):
         leakypar.LeakyParallel(C, H, binary_input=True, backend="rnn")
