@@ -25,21 +25,23 @@ inline bool few_ones(const Tensor& bits, std::int64_t steps, std::int64_t C, dou
   return static_cast<double>(ones) <= rate * static_cast<double>(rows * C);
 }
 
-// x [T, N, C] as events; nothing where it has another value than zero and one more, or more ones than the rate says. A part
-// of it is looked at first: whatever is not made of events, or has too many ones, costs little more than that.
+// x [T, N, C] as events; nothing where it has another value than zero and one more, or more ones than the rate says. Where the
+// rate says anything, a part of x is looked at first: too many ones then cost little.
 template <typename Scalar>
 std::optional<Events> pack_on_cpu(const Tensor& x, double rate, const cpu::Threads& threads) {
-  const std::int64_t T = x.size(0), C = x.size(2), looked_at = (T + 31) / 32;
+  const std::int64_t T = x.size(0), C = x.size(2);
   const Tensor bits = new_event_bits(x), value = new_empty(x, {1}, dtype_of<Scalar>);
   auto* const words = static_cast<std::uint64_t*>(bits.data_ptr());
-  *static_cast<Scalar*>(value.data_ptr()) = Scalar{};
+  auto* const only = static_cast<Scalar*>(value.data_ptr());
+  *only = Scalar{};
   if (x.numel() == 0) return Events{bits, value, C};
-  for (const std::int64_t count : {looked_at, T}) {
-    const auto found = cpu::pack_events(words, input_rows<Scalar>(x, count), threads);
-    if (!found || (rate < 1 && !few_ones(bits, count, C, rate, threads))) return std::nullopt;
-    *static_cast<Scalar*>(value.data_ptr()) = *found;
-  }
-  return Events{bits, value, C};
+  const auto packs = [&](std::int64_t steps) {
+    const auto found = cpu::pack_events(words, input_rows<Scalar>(x, steps), threads);
+    if (found) *only = *found;
+    return found && (rate >= 1 || few_ones(bits, steps, C, rate, threads));
+  };
+  if (rate < 1 && !packs((T + 31) / 32)) return std::nullopt;
+  return packs(T) ? std::optional(Events{bits, value, C}) : std::nullopt;
 }
 
 template <typename Scalar, typename Projected>
