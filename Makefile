@@ -122,7 +122,7 @@ endif
 
 .PHONY: gpu
 gpu: $(if $(gpu_python),,$(call needs,test bench)) ## Build, test, sanitize and measure on the GPU; into $OUT or results/
-	$(or $(gpu_python),$(python)) -m benchmarks.gpu $(GPU_ARGS)
+	PYTHON=$(or $(gpu_python),$(python)) benchmarks/gpu.sh $(GPU_ARGS)
 
 .PHONY: build
 build: $(stamps)/torch ## Rebuild in place what has changed

@@ -1,4 +1,4 @@
 """Benchmarks of ``leakypar``.
 
-``python -m benchmarks`` checks, times and writes a CSV; ``python -m benchmarks.gpu`` does all that a GPU is needed for.
+``python -m benchmarks`` checks, times and writes a CSV; ``benchmarks/gpu.sh`` does all that a GPU is needed for.
 """

@@ -41,8 +41,11 @@ def describe(device: torch.device) -> Environment:
     run, on_gpu = collect_env.run, device.type == "cuda"
     found = re.search(r"Model name:\s*(.+)", str(collect_env.get_cpu_info(run)))  # type: ignore[no-untyped-call]
     cpu = found[1].strip() if found else platform.processor() or platform.machine()
-    git = f"git -C {shlex.quote(str(ROOT))} describe --always --abbrev=12 --exclude='*' --dirty"
-    code, commit, _ = run(git)  # type: ignore[no-untyped-call]
+    git = f"git -C {shlex.quote(str(ROOT))}"
+    code, commit, _ = run(f"{git} rev-parse --short=12 HEAD")  # type: ignore[no-untyped-call]
+    # What runs have written is no change of what is measured.
+    changed = f"{git} status --porcelain --untracked-files=no -- . ':!benchmarks/results'"
+    _, changes, _ = run(changed)  # type: ignore[no-untyped-call]
     return Environment(
         device_type=device.type,
         device=torch.cuda.get_device_name(device) if on_gpu else cpu,
@@ -51,7 +54,7 @@ def describe(device: torch.device) -> Environment:
         cuda=torch.version.cuda or "none",
         python=platform.python_version(),
         leakypar=leakypar.__version__,
-        commit="unknown" if code else str(commit),
+        commit="unknown" if code else f"{commit}{'-dirty' if changes else ''}",
         load=round(os.getloadavg()[0], 2),
     )
 

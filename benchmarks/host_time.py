@@ -18,7 +18,7 @@ from torch.utils.benchmark import Timer
 
 import leakypar
 from benchmarks.environment import RESULTS, describe
-from benchmarks.results import COLUMNS, OK, Writer, microseconds
+from benchmarks.results import COLUMNS, Writer, microseconds, row
 from leakypar.benchmark import contestant, figures
 from leakypar.measuring import Contestant, InputSet, Reading, Shape, turns
 
@@ -81,17 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     environment, writer = describe(torch.device("cpu")), Writer(options.output)
     for (pass_, shape), calls in cases().items():
         for name, found in measure(calls, options.rounds).items():
-            backend = "fused" if name == "leakypar" else ""
-            case = {"pass": pass_, "shape": shape.name, **{size: getattr(shape, size) for size in "TNCH"}, "threads": 1}
-            made = {
-                "implementation": name,
-                "backend": backend,
-                "status": OK,
-                "dtype": "float32",
-                "rounds": options.rounds,
-            }
+            made = {"implementation": name, "backend": "fused" if name == "leakypar" else "", "rounds": options.rounds}
             measured = {column: value for column, value in found.items() if column in COLUMNS}
-            writer.write([dict.fromkeys(COLUMNS) | vars(environment) | case | made | measured])
+            writer.write([row(environment, shape, pass_=pass_, dtype="float32", threads=1, **made) | measured])
             ratio = f"{found['time_over_linear']:.2f} ± {found['time_over_linear_spread']:.2f} of nn.Linear"
             print(f"{pass_:10} {shape!s:24} {name:10} {microseconds(found['median_us']):>9}  {ratio}", flush=True)
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.environment import Environment
-from benchmarks.implementations import Implementation
-from leakypar.measuring import Shape, rate_of
+from leakypar.measuring import Shape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +31,7 @@ _NAMES = (
     "time_over_linear time_over_linear_spread note"
 )
 COLUMNS = _NAMES.split()
-LATER_COLUMNS = ("backend", "time_over_linear_spread")  # files of older commits lack them
-TEXT = ["implementation", "plan", "function", "status", "peak_source", "note", "cuda", "driver", "tf32"]
+TEXT = ["implementation", "plan", "backend", "function", "status", "peak_source", "note", "cuda", "driver", "tf32"]
 NUMBERS = ("threads", *"TNCH", "median_us", "spread_us", "peak_bytes")
 CASE = ["shape", "dtype", "input", "pass", "threads"]
 
@@ -42,25 +40,11 @@ def label(row: Row) -> str:
     return f"{row['implementation']} ({row['plan']})" if row["plan"] else str(row["implementation"])
 
 
-def row(
-    environment: Environment, found: Implementation, shape: Shape, dtype: str, pass_: str, kind: str, threads: int
-) -> Row:
-    """A row of what was run where; nothing is measured yet."""
-    return dict.fromkeys(COLUMNS) | {
-        **vars(environment),
-        "threads": threads,
-        "tf32": "n/a",
-        "dtype": dtype,
-        "shape": shape.name,
-        **{size: getattr(shape, size) for size in "TNCH"},
-        "pass": pass_,
-        "input": kind,
-        "spike_rate": rate_of(kind),
-        "implementation": found.name,
-        **{name: getattr(found, name) for name in ("plan", "backend", "function")},
-        "status": OK,
-        "note": "",
-    }
+def row(environment: Environment, shape: Shape, **columns: Any) -> Row:
+    """A row of what was run where, with these columns (``pass_`` for ``pass``); the others are empty."""
+    sizes = {"shape": shape.name, **{size: getattr(shape, size) for size in "TNCH"}}
+    given = {name.rstrip("_"): value for name, value in columns.items()}
+    return dict.fromkeys(COLUMNS) | {"tf32": "n/a", "status": OK, "note": ""} | vars(environment) | sizes | given
 
 
 class Writer:
@@ -88,7 +72,7 @@ def finished(path: Path) -> list[Row]:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Reads a CSV file, with ``label`` as a further column.
+    """Reads a CSV file, with ``label`` as a further column; it may have more columns than :data:`COLUMNS`.
 
     Raises:
         ValueError: If a column is missing, or one of numbers holds something else.
@@ -96,12 +80,9 @@ def read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    if missing := set(COLUMNS) - set(frame) - set(LATER_COLUMNS):
+    if missing := set(COLUMNS) - set(frame):
         raise ValueError(f"{path}: got no column {', '.join(sorted(missing))}")
-    frame = frame.reindex(columns=COLUMNS)
     frame[TEXT] = frame[TEXT].astype(object).fillna("").astype(str)
-    ours = frame.implementation.str.extract("^leakypar (.*)$")[0]
-    frame["backend"] = frame.backend.astype(object).fillna(ours).fillna("")
     for name in NUMBERS:
         try:
             frame[name] = pd.to_numeric(frame[name])

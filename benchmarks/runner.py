@@ -20,7 +20,7 @@ from benchmarks.environment import Environment
 from benchmarks.implementations import BASELINE, FLOOR, Implementation, Layer
 from benchmarks.results import Row
 from leakypar.benchmark import contestant, figures, step
-from leakypar.measuring import DTYPES, Problem, Shape, clock_for, make_problem, race
+from leakypar.measuring import DTYPES, Problem, Shape, clock_for, make_problem, race, rate_of
 
 FEWEST_ROUNDS = 3
 # A probe's share of all steps, and the fewest: what a call takes once is then little beside what its steps take.
@@ -216,13 +216,18 @@ class Case:
 
     def _row(self, found: Implementation, status: str, note: str) -> Row:
         on_cuda_in_float32 = self.settings.device.type == "cuda" and self.dtype == "float32"
-        return results.row(self.environment, found, self.shape, self.dtype, self.pass_, self.kind, self.threads) | {
-            "tf32": ("on" if self.settings.tf32 else "off") if on_cuda_in_float32 else "n/a",
-            "status": status,
-            "copy_bandwidth": self.ceilings.copy,
-            "matrix_rate": self.ceilings.matrix,
-            "note": " ".join(note.split()),
-        }
+        return results.row(
+            self.environment,
+            self.shape,
+            **found.columns,
+            **dict(zip(results.CASE[1:], (self.dtype, self.kind, self.pass_, self.threads), strict=True)),
+            spike_rate=rate_of(self.kind),
+            tf32=("on" if self.settings.tf32 else "off") if on_cuda_in_float32 else "n/a",
+            status=status,
+            copy_bandwidth=self.ceilings.copy,
+            matrix_rate=self.ceilings.matrix,
+            note=" ".join(note.split()),
+        )
 
 
 def run(settings: Settings, environment: Environment, advance: Callable[[str], None]) -> Iterator[list[Row]]:

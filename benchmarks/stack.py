@@ -96,7 +96,8 @@ def run(settings: Settings, environment: Environment) -> Iterator[list[Row]]:
     while going:
         for found, before in list(going.items()):
             shape, status = replace(SHAPE, T=T), SKIPPED
-            each = row(environment, found, shape, "float32", "training", RATE, threads)
+            case = {"dtype": "float32", "pass_": "training", "input": RATE, "spike_rate": rate_of(RATE)}
+            each = row(environment, shape, **found.columns, **case, threads=threads)
             lack = found.unavailable(CPU)
             if time.monotonic() - began + 2 * max(before.seconds) > settings.time_limit:
                 lack = OUT_OF_TIME

@@ -3,7 +3,7 @@
 A table stands between ``<!-- benchmark:cpu -->`` and ``<!-- /benchmark:cpu -->``; ``gpu`` likewise. What follows the
 name chooses rows in the words of ``pandas.DataFrame.query``: ``<!-- benchmark:cpu shape == "speech" -->``. ``memory``
 is the table of a training step's peak memory; ``events``, ``rates`` and ``longest`` are those of a run with
-``--events``, ``--rates`` and ``--memory``, and ``host`` that of ``python -m benchmarks.host_time``.
+``--events``, ``--rates`` and ``--memory``, ``host`` and ``tuning`` those of ``benchmarks.host_time`` and ``tuning``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,14 @@ import pandas as pd
 
 from benchmarks.environment import RESULTS, ROOT
 from benchmarks.implementations import BASELINE, FLOOR
-from benchmarks.results import OK, SKIPPED, kind_of, microseconds, read
+from benchmarks.results import CASE, OK, SKIPPED, kind_of, microseconds, read
 from benchmarks.stack import LIMIT
 
 OURS, RECOMPUTE, DENSE, EVENTS = (f"leakypar fused ({plan})" for plan in ("auto", "recompute", "dense", "events"))
 SNNTORCH = "snntorch LeakyParallel"
-PAGES = (
-    ROOT / "README.md",
-    ROOT / "docs" / "cpu.md",
-    ROOT / "docs" / "events.md",
-    ROOT / "docs" / "memory.md",
-    ROOT / "docs" / "layer.md",
-)
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ["cpu", "events", "memory", "layer", "tuning"]))
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
-RELATIVE = "\\* computes a near relative"
+RELATIVE, FASTER = "\\* computes a near relative", "A rival is faster"
 NOT_MEASURED = "not yet measured"
 BLOCK = re.compile(r"(<!-- (\w+):(cpu|gpu)(.*?) -->\n).*?(<!-- /\2:\3 -->)", re.DOTALL)
 MARKER = re.compile(r"<!-- /?\w+:(?:cpu|gpu)")
@@ -74,7 +68,11 @@ def speed(rows: pd.DataFrame) -> str:
             what = f"{ours['shape']} {ours['dtype']} {ours['input']} {ours['pass']} ({ours['note']})"
             below.setdefault("Not run" if ours["status"] == SKIPPED else "Failed", []).append(what)
             continue
-        others = case[~case.label.isin([BASELINE, FLOOR, SNNTORCH]) & (case.backend == "") & (case.status == OK)]
+        rivals = case[(case.label != FLOOR) & (case.backend == "") & (case.status == OK)]
+        for rival in rivals[rivals.median_us < ours["median_us"]].to_dict("records"):
+            what = " ".join(str(ours[name]) for name in CASE) + f" threads: {rival['label']} {_time(rival)}"
+            below.setdefault(FASTER, []).append(what)
+        others = rivals[~rivals.label.isin([BASELINE, SNNTORCH])]
         best = None if others.empty else named[others.loc[others.median_us.idxmin(), "label"]]
         near = best is not None and best["function"] != "same"
         if best and near and (what := f"{best['label']}: {best['function']}") not in below.get(RELATIVE, []):
@@ -106,6 +104,7 @@ def speed(rows: pd.DataFrame) -> str:
         for key, found in ours.groupby(["dtype", "pass", "input", "threads"], sort=False).time_over_linear
     ]
     text += ["", f"Of nn.Linear, geometric means: {'; '.join(means)}."] if means else []
+    text += [] if FASTER in below else ["", "No rival is faster than leakypar in any of these rows."]
     for what, cases in below.items():
         text += ["", f"{what}: {'; '.join(cases)}."]
     return "\n".join(text)
@@ -218,6 +217,17 @@ def host(rows: pd.DataFrame) -> str:
     return "\n".join([f"{_machine(rows)} One thread.", "", *_markdown(lines)])
 
 
+def tuning(rows: pd.DataFrame) -> str:
+    """How often the model's choice is the best that was measured, and what is gained where it is not."""
+    lines: list[dict[str, object]] = []
+    for dtype, same in rows.groupby(["shape", "dtype", "pass"], sort=False).head(1).groupby("dtype", sort=False):
+        beyond = sorted(same.gain[same.gain > 1.05], reverse=True)
+        line = {"dtype": dtype, "directions": len(same), "model's choice kept": int(same.is_model.sum())}
+        line["gains beyond 5%"] = ", ".join(f"{gain:.2f}" for gain in beyond)
+        lines.append(line | {"geometric mean of the gains": f"{gmean(same.gain):.3f}"})
+    return "\n".join([f"{_machine(rows)} Threads: {rows.threads.iloc[0]}.", "", *_markdown(lines)])
+
+
 TABLES = {
     "benchmark": ("", speed),
     "memory": ("", memory),
@@ -225,13 +235,14 @@ TABLES = {
     "rates": ("rates", rates),
     "longest": ("memory", longest),
     "host": ("host", host),
+    "tuning": ("tuning", tuning),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites pages in place."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Rewrite tables from results.")
-    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and four of docs")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: those that have tables")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of CSV files")
     options = parser.parse_args(arguments)
     shown = {kind for kind, _ in TABLES.values()}

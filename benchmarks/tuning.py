@@ -1,20 +1,21 @@
 """``python -m benchmarks.tuning``: the model's plan beside the measured best, over shapes; what re-fits the model.
 
-Every plan that is measured is remembered where ``LEAKYPAR_TUNING`` says. The table has a row for each shape, dtype and
-direction; the CSV file one for each candidate.
+Every plan that is measured is remembered where ``LEAKYPAR_TUNING`` says. The CSV file has a row for each candidate, the
+best of each direction first; ``python -m benchmarks.table`` makes the table of docs/tuning.md of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from benchmarks.results import Writer
+from benchmarks.environment import RESULTS, describe
+from benchmarks.results import COLUMNS, Writer, microseconds, row
 from benchmarks.shapes import SHAPES, parse_shapes
 from leakypar import ops, tune
 from leakypar.measuring import DTYPES, Shape
@@ -36,13 +37,13 @@ def random_shapes(count: int) -> list[Shape]:
 
 
 def named(candidate: Candidate) -> str:
-    """A candidate in a cell of the table."""
+    """A candidate in a word or two."""
     tiles = "" if candidate.tiles is None else " " + "/".join(str(int(value)) for value in candidate.tiles)
     return f"{candidate.method} {candidate.chunk}{tiles}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tunes every shape; prints the table, as Markdown, and how the gains lie."""
+    """Tunes every shape; writes each candidate, and prints the model's choice beside the best."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__.partition(": ")[2])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="names, sizes such as 25x128x784x10; none for none")
@@ -50,35 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--time-limit", type=float, default=120, help="seconds for all, about")
-    parser.add_argument("--output", type=Path, help="a CSV file")
+    parser.add_argument("--output", type=Path, metavar="CSV", help="default: <device>-tuning.csv in benchmarks/results")
     options = parser.parse_args(arguments)
     if not ops.is_available(torch.device(options.device).type):
         print(ops.unavailable_reason(torch.device(options.device).type), file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
     shapes = [] if options.shapes == "none" else parse_shapes(options.shapes)
-    shapes += random_shapes(options.random)
-    dtypes = options.dtypes.split(",")
-    seconds = options.time_limit / (2 * len(shapes) * len(dtypes))
-    print("| (T, N, C, H) | dtype | direction | model's choice | µs | measured best | gain |")
-    print("|---|---|---|---|--:|---|--:|")
-    rows, gains = [], []
-    for shape in shapes:
-        for dtype in dtypes:
-            sizes = (shape.T, shape.N, shape.C, shape.H)
-            tuned = tune(*sizes, dtype=DTYPES[dtype], device=options.device, seconds=seconds)
-            for direction in ("forward", "backward"):
-                candidates = [each for each in tuned.candidates if each.direction == direction]
-                model, best = next(each for each in candidates if each.is_model), candidates[0]
-                times = f"{model.microseconds:.1f} | {named(best)} | {best.gain:.2f}"
-                print(f"| {shape} | {dtype} | {direction} | {named(model)} | {times} |", flush=True)
-                gains.append(best.gain)
-                where = dict(zip(("shape", *"TNCH", "dtype"), (shape.name, *sizes, dtype), strict=True))
-                rows += [{**where, **each._asdict()} for each in candidates]
-    beyond = sum(gain > 1.05 for gain in gains)
-    print(f"\n{beyond} of {len(gains)} gain more than 5%; geometric mean {statistics.geometric_mean(gains):.3f}")
-    if options.output:
-        Writer(options.output, list(rows[0])).write(rows)
+    cases = list(product(shapes + random_shapes(options.random), options.dtypes.split(",")))
+    environment = describe(torch.device(options.device))
+    writer = Writer(options.output or RESULTS / f"{options.device}-tuning.csv", [*COLUMNS, "gain", "is_model"])
+    for shape, dtype in cases:
+        sizes, seconds = (shape.T, shape.N, shape.C, shape.H), options.time_limit / (2 * len(cases))
+        tuned = tune(*sizes, dtype=DTYPES[dtype], device=options.device, seconds=seconds)
+        for direction in ("forward", "backward"):
+            candidates = [each for each in tuned.candidates if each.direction == direction]
+            made = {"pass_": direction, "dtype": dtype, "threads": options.threads}
+            made |= {"implementation": "leakypar fused", "backend": "fused"}
+            for each in candidates:
+                what = row(environment, shape, **made, plan=named(each), median_us=each.microseconds)
+                writer.write([what | {"gain": each.gain, "is_model": each.is_model}])
+            model, best = next(each for each in candidates if each.is_model), candidates[0]
+            took = f"{named(model)}, {microseconds(model.microseconds)}; best {named(best)}, gain {best.gain:.2f}"
+            print(f"{shape} {dtype} {direction}: {took}", flush=True)
     return 0
 
 

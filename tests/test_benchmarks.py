@@ -1,4 +1,4 @@
-"""The benchmark suite itself: its bounds, its checks, its files, and the run on a GPU with commands that stand in."""
+"""The benchmark suite itself: its bounds, its checks, its files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
 from benchmarks import __main__ as command_line
-from benchmarks import bounds, gpu, host_time, memory, plot, results, runner, stack, table
+from benchmarks import bounds, environment, host_time, memory, plot, results, runner, stack, table
 from benchmarks.bounds import Ceilings, bound_seconds, layer_kernels, linear_kernels
 from benchmarks.environment import ROOT, describe, set_tf32
 from benchmarks.implementations import BASELINE, FLOOR, Layer, all_implementations
@@ -29,7 +28,6 @@ from benchmarks.implementations.linear import Linear
 from benchmarks.implementations.rnn import RNN, RNNLayer
 from benchmarks.results import Row, Writer, label, microseconds, read
 from benchmarks.shapes import GROWTH, SHAPES, parse_shapes
-from leakypar import ops
 from leakypar.measuring import HostClock, Problem, Reading, Shape, make_problem
 from tests.benchmark_cases import CPU, all_for_the_cpu, make_row, run_case, settings
 
@@ -412,6 +410,24 @@ def test_csv_round_trip(tmp_path: Path) -> None:
         assert {name: value for name, value in row.items() if value is not None}.items() <= back.items()
 
 
+def test_what_a_run_writes_does_not_make_the_tree_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    code, csv_file = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "cpu.csv"
+    csv_file.parent.mkdir(parents=True)
+    for file in (code, csv_file):
+        file.write_text("before")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    csv_file.write_text("after")
+    clean = describe(CPU).commit
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    code.write_text("after")
+    assert describe(CPU).commit == f"{clean}-dirty"
+
+
 def test_csv_that_is_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,b\n1,2\n")
@@ -421,17 +437,6 @@ def test_csv_that_is_not_ours(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(",250,", ",many,"))
     with pytest.raises(ValueError, match=r"rows.csv: column T"):
         read(path)
-
-
-def test_a_file_without_the_later_columns_names_its_backend(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    Writer(path).write(
-        [make_row(), make_row(implementation="leakypar rnn", plan=""), make_row(implementation="nn.RNN")]
-    )
-    import pandas as pd
-
-    pd.read_csv(path).drop(columns=list(results.LATER_COLUMNS)).to_csv(path, index=False)
-    assert list(read(path).backend) == ["fused", "rnn", ""]
 
 
 README = """# Title
@@ -491,6 +496,7 @@ def test_tables(tmp_path: Path) -> None:
     assert "<!-- benchmark:gpu -->\n\nnot yet measured\n\n<!-- /benchmark:gpu -->" in once
     assert "| speech | float32 |  | 4.0 | 3.0 |  | 0.75 |  |" in once.splitlines()
     assert "MiB by: a source." in once
+    assert "No rival is faster than leakypar in any of these rows." in once.splitlines()
     assert "Of nn.Linear, geometric means: float32 forward spikes 2 1.50 (at most 1.50)." in once
     for gone in ("old numbers", "partial", "T=32", "quick"):
         assert gone not in once
@@ -569,6 +575,14 @@ def page_of(block: str, folder: Path, name: str, rows: list[Row]) -> list[str]:
     page.write_text(f"<!-- {block}:cpu -->\n<!-- /{block}:cpu -->\n")
     table.main([str(page), "--results", str(folder)])
     return page.read_text().splitlines()
+
+
+def test_a_rival_that_is_faster_is_named(tmp_path: Path) -> None:
+    rows = [make_row(), make_row(implementation="nn.Linear", plan="", median_us=500.0)]
+    rows.append(make_row(implementation="torch.compile", plan="", median_us=1000.0))
+    lines = page_of("benchmark", tmp_path, "cpu.csv", rows)
+    assert "A rival is faster: speech float32 spikes forward 2 threads: torch.compile 1.00 ms." in lines
+    assert not any("No rival" in line for line in lines)
 
 
 def test_the_table_of_rates_says_where_events_meet_the_dense_product(tmp_path: Path) -> None:
@@ -752,166 +766,7 @@ def test_it_runs_beside_torch_alone() -> None:
     """A machine with a GPU often has torch, pytest and ninja, and no network."""
     blocked = ("pandas", "matplotlib", "rich", "tqdm", "snntorch", "numpy.testing")
     hide = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
-    run = "from benchmarks.__main__ import main; import benchmarks.gpu; raise SystemExit(main(sys.argv[1:]))"
+    run = "from benchmarks.__main__ import main; raise SystemExit(main(sys.argv[1:]))"
     options = "--device cpu --shapes 8x2x16x16 --implementations nn.RNN,nn.Linear --rounds 1 --dtype float32 --no-peak"
     command = [sys.executable, "-c", f"{hide}; {run}", *options.split(), "--output", "/dev/null"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-
-
-# The run on a GPU
-
-
-def python(name: str, code: str, limit: float = 10.0, **options: Any) -> gpu.Step:
-    return gpu.Step(name, [sys.executable, "-c", code], limit, **options)
-
-
-def test_no_step_hides_the_next(tmp_path: Path) -> None:
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    planned = [
-        python("slow", child, limit=0.5),
-        python("good", "print('fine')"),
-        python("bad", "import sys; print('first'); sys.exit('what went wrong')"),
-        gpu.Step("absent", ["no-such-program-anywhere"], 1),
-        gpu.Step("tool", ["ncu"], 0, missing="ncu: not found", required=False),
-        gpu.Step("needed", ["compute-sanitizer"], 0, missing="compute-sanitizer: not found"),
-        python("last", "import os; print(os.environ['SETTING'])", environment={"SETTING": "seen"}),
-    ]
-    start = time.monotonic()
-    assert not gpu.run_steps(planned, tmp_path, "A GPU")
-    assert time.monotonic() - start < sum(step.limit for step in planned)
-    lines = (tmp_path / "summary.txt").read_text().splitlines()
-    statuses = ["timed out", "passed", "failed", "failed", "skipped", "failed", "passed"]
-    assert [re.search("passed|failed|skipped|timed out", line)[0] for line in lines[1:-1]] == statuses
-    assert "exit code 1; last line: what went wrong" in lines[3]
-    assert "ncu: not found" in lines[5]
-    assert lines[-1].endswith("4 of 7 steps failed: slow, bad, absent, needed")
-    with tarfile.open(tmp_path / "logs.tar.gz") as archive:
-        logs = {name: archive.extractfile(name).read().decode() for name in archive.getnames() if name.endswith(".log")}
-    assert len(logs) == 7
-    assert "first" in logs["logs/03-bad.log"]
-    assert "seen" in logs["logs/07-last.log"]
-
-
-def test_a_step_that_is_stopped_takes_its_children_with_it(tmp_path: Path) -> None:
-    beats = tmp_path / "beats"
-    child = f"import time\nwhile True:\n    open({str(beats)!r}, 'a').write('.')\n    time.sleep(0.02)"
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    status, reason = gpu.run_step(python("beating", parent), tmp_path / "log", 2.0)
-    assert (status, reason) == ("timed out", "stopped at its limit of 2 s")
-    before = beats.stat().st_size
-    assert before > 0
-    time.sleep(0.2)
-    assert beats.stat().st_size == before
-
-
-def test_time_left_over_goes_to_the_next_step_and_none_is_taken_from_it(tmp_path: Path) -> None:
-    tell = f"print('{gpu.SECONDS}')"
-    assert gpu.run_steps([python("first", tell, 10), python("second", tell, 20)], tmp_path, "A GPU")
-    with tarfile.open(tmp_path / "logs.tar.gz") as archive:
-        logs = (archive.extractfile(f"logs/{name}.log").read() for name in ("01-first", "02-second"))
-        told = [int(log.split()[-1]) for log in logs]
-    assert told[0] == 8  # 90% of what is left of its 10 s when it starts
-    assert 20 < told[1] <= 27  # 90% of its 20 s and what the first left of its 10
-    assert gpu.run_step(python("late", tell), tmp_path / "log", 0)[0] == "timed out"
-
-
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(gpu, "find_gpu", lambda: "torch finds no GPU")
-    assert gpu.main([]) == 2
-    assert "no usable GPU: torch finds no GPU" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, and the probe would find it")
-def test_the_probe_says_that_there_is_none() -> None:
-    found = gpu.find_gpu()
-    assert isinstance(found, str)
-    assert "finds no GPU" in found
-
-
-def fake_tools(folder: Path) -> None:
-    """Programs of NVIDIA's names that say how they were called; ncu runs what it is given."""
-    for name, body in (("nvidia-smi", ""), ("compute-sanitizer", ""), ("ncu", "")):
-        program = folder / name
-        program.write_text(f'#!/bin/sh\necho "{name} got: $*"\n{body}\n')
-        program.chmod(0o755)
-
-
-def test_the_plan_of_the_gpu_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    h100 = gpu.Gpu("NVIDIA H100 80GB HBM3", (9, 0))
-    planned = {step.name: step for step in gpu.plan_steps(h100, tmp_path)}
-    assert sum(step.limit for step in planned.values()) <= 590
-    assert planned["build"].environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    assert str(tmp_path / "nvidia-h100-80gb-hbm3.csv") in planned["benchmark"].command
-    assert planned["benchmark"].environment["LEAKYPAR_TUNING"] == "off"
-    assert planned["plans"].environment["LEAKYPAR_TUNING"] == str(tmp_path / "nvidia-h100-80gb-hbm3-plans.json")
-    assert planned["plans"].command[-1] == str(tmp_path / "nvidia-h100-80gb-hbm3-plans.csv")
-    sanitizers = ["racecheck", "synccheck", "memcheck", "initcheck"]
-    assert [name for name in planned if name in sanitizers] == sanitizers
-    for tool in sanitizers:
-        assert f"--tool={tool}" in planned[tool].command
-        assert list(planned[tool].command[-3:]) == ["-m", "sanitizer and cuda", "tests/test_every_kernel.py"]
-        assert planned[tool].required
-        assert ("kns=leakypar" in planned[tool].command) == (tool != "initcheck")
-    for shape, method in (("speech", "sequential"), ("streaming", "look_back")):
-        assert list(planned[f"ncu-{shape}"].command[-2:]) == [method, "project_scan"]
-        assert {"SchedulerStats", "SourceCounters"} < set(planned[f"ncu-{shape}"].command)
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
-    chosen = next(step for step in gpu.plan_steps(h100, tmp_path) if step.name == "build")
-    assert chosen.environment["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0a"
-
-    assert gpu.main(["--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert all(f"{name} (limit" in shown for name in planned)
-    with pytest.raises(SystemExit):
-        gpu.main(["--dry-run", "--only", "bild"])
-
-
-def test_the_gpu_run_calls_the_tools_that_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_tools(tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    monkeypatch.setattr(gpu, "find_gpu", lambda: gpu.Gpu("A GPU", (8, 6)))
-    assert gpu.main(["--only", "machine,racecheck,ncu-streaming"]) == 0
-    with tarfile.open(tmp_path / "out" / "logs.tar.gz") as archive:
-        logs = [archive.extractfile(name).read().decode() for name in sorted(archive.getnames())[1:]]
-    assert "nvidia-smi got: \n" in logs[0]
-    assert "compute-sanitizer got: --tool=racecheck --error-exitcode=1" in logs[1]
-    assert "ncu got: --clock-control none --section SpeedOfLight" in logs[2]
-    assert "cuda 16384 1 64 512 look_back project_scan" in logs[2]
-
-
-@pytest.mark.skipif(not ops.is_available("cpu"), reason="extension not built for CPU")
-def test_what_the_profiler_watches() -> None:
-    command = [sys.executable, "-c", gpu.STEPS, "cpu", "40", "4", "24", "16", "sequential", "look_back"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-
-
-def test_make_gpu_takes_the_environment_as_it_is(tmp_path: Path) -> None:
-    """On a machine without a network, nothing may be installed where torch and the rest are there."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    command = ["make", "--dry-run", "gpu", f"PYTHON={sys.executable}", f"VENV={tmp_path / 'none'}"]
-    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"{sys.executable} -m benchmarks.gpu" in planned
-    assert "pip" not in planned
-    assert "setup.py" not in planned
-
-
-@pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("raise SystemExit(3)", 1)])
-def test_results_of_the_gpu_run(
-    code: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    monkeypatch.setenv("OUT", str(out))
-    monkeypatch.setattr(gpu, "find_gpu", lambda: gpu.Gpu("A GPU", (8, 6)))
-    monkeypatch.setattr(gpu, "plan_steps", lambda found, folder: [python("build", "print(1)"), python("tests", code)])
-    assert gpu.main([]) == expected
-    assert sorted(path.name for path in out.iterdir()) == ["logs.tar.gz", "summary.txt"]
-    text = (out / "summary.txt").read_text()
-    assert text.startswith("A GPU, compute capability 8.6\n")
-    assert capsys.readouterr().out.endswith(text)
-    with tarfile.open(out / "logs.tar.gz") as archive:
-        assert {"logs/01-build.log", "logs/02-tests.log"} < set(archive.getnames())

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -348,32 +349,33 @@ def test_wrong_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         tuning.switched_on_by_environment()
 
 
-def test_the_table_of_the_models_choice_beside_the_measured_best(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
-) -> None:
-    path = tmp_path / "plans.csv"
-    options = [
-        "--device",
-        "cpu",
-        "--shapes",
-        "1500x1x3x700,4x2x3x5",
-        "--dtypes",
-        "float32,float64",
-        "--time-limit",
-        "0.1",
-    ]
-    assert main([*options, "--output", str(path), "--threads", str(torch.get_num_threads())]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert (
-        len([line for line in lines if line.startswith("| 1500x1x3x700 (1500, 1, 3, 700) | float64 | backward |")]) == 1
-    )
-    assert lines[-1].split(";")[0].endswith("of 8 gain more than 5%")
+def test_the_table_of_the_models_choice_beside_the_measured_best(tmp_path: Path, file: Path) -> None:
+    table = pytest.importorskip("benchmarks.table", reason="needs pandas")
+    path, page = tmp_path / "cpu-tuning.csv", tmp_path / "page.md"
+    options = ["--device", "cpu", "--threads", str(torch.get_num_threads()), "--time-limit", "0.1"]
+    options += ["--shapes", "1500x1x3x700,4x2x3x5", "--dtypes", "float32,float64", "--output", str(path)]
+    assert main(options) == 0
     with path.open() as rows:
         kept = list(csv.DictReader(rows))
-    assert {(row["T"], row["dtype"], row["direction"]) for row in kept if row["is_model"] == "True"} == set(
+    assert {(row["T"], row["dtype"], row["pass"]) for row in kept if row["is_model"] == "True"} == set(
         itertools.product(("1500", "4"), ("float32", "float64"), ("forward", "backward"))
     )
     assert len(json.loads(file.read_text())["plans"]) == 8
+    page.write_text("<!-- tuning:cpu -->\n<!-- /tuning:cpu -->\n")
+    assert table.main([str(page), "--results", str(tmp_path)]) == 0
+    assert re.search(r"^\| float64 \| 4 \| [0-4] \| ", page.read_text(), re.MULTILINE)
+
+
+def test_the_table_counts_what_the_model_missed(tmp_path: Path) -> None:
+    table = pytest.importorskip("benchmarks.table", reason="needs pandas")
+    import pandas as pd
+
+    case = {"dtype": "float32", "threads": 1, "commit": "c", "device_type": "cpu", "device": "d", "torch": "t"}
+    best = [("onm", "forward", 1.0, True), ("onm", "backward", 1.21, False), ("long", "forward", 1.0, True)]
+    rows = [{"shape": shape, "pass": pass_, "gain": gain, "is_model": model} for shape, pass_, gain, model in best]
+    rows.insert(2, {"shape": "onm", "pass": "backward", "gain": 1.0, "is_model": True})  # second to the best
+    text = table.tuning(pd.DataFrame([row | case | {"leakypar": "0.1.0"} for row in rows]))
+    assert text.endswith("| float32 | 3 | 2 | 1.21 | 1.066 |")
 
 
 def test_random_shapes_repeat_and_are_of_a_size_that_is_measured_soon() -> None:

@@ -102,6 +102,11 @@ class Implementation:
         return f"{self.name} ({self.plan})" if self.plan else self.name
 
     @property
+    def columns(self) -> dict[str, str]:
+        """What a row says of it."""
+        return {"implementation": self.name, "plan": self.plan, "backend": self.backend, "function": self.function}
+
+    @property
     def passes(self) -> tuple[str, ...]:
         """Those that it is timed in."""
         return (FIRST_LAYER, "training") if "recompute" in self.plan else ("forward", FIRST_LAYER, "training")
