@@ -85,19 +85,25 @@ def speed(rows: pd.DataFrame) -> str:
                 "pass": ours["pass"],
                 "input": _number(100 * ours["spike_rate"], "{:g}% spikes") or ours["input"],
                 "threads": ours["threads"],
+                "backend": ours["backend"],
+                "leakypar": f"{_time(ours)} ± {microseconds(ours['spread_us'])}",
+                "over nn.RNN": _number(ours["speedup_over_rnn"], "{:.2f}×"),
+                "of nn.Linear": _number(ours["time_over_linear"], "{:.2f}×") + spread,
+                "of bound": _number(ours["share_of_bound"], "{:.0%}"),
                 "nn.RNN": _time(named.get(BASELINE)),
                 "snntorch": _time(named.get(SNNTORCH)),
                 "best other": f"{_time(best)} {best['label']}{'*' * near}" if best else "",
                 "nn.Linear": _time(named.get(FLOOR)),
-                "backend": ours["backend"],
-                "leakypar": _time(ours),
-                "spread": microseconds(ours["spread_us"]),
-                "over nn.RNN": _number(ours["speedup_over_rnn"], "{:.2f}×"),
-                "of nn.Linear": _number(ours["time_over_linear"], "{:.2f}×") + spread,
-                "of bound": _number(ours["share_of_bound"], "{:.0%}"),
             }
         )
-    text = [f"{_machine(rows)} Medians; spread: the median absolute deviation.", "", *_markdown(lines)]
+    # What is the same in every line is said once.
+    same = [
+        head for head in ("dtype", "pass", "input", "threads", "backend") if len({line[head] for line in lines}) == 1
+    ]
+    said = "".join(f", {head} {lines[0][head]}" for head in same)
+    lines = [{head: cell for head, cell in line.items() if head not in same} for line in lines]
+    where = f"{_machine(rows)[:-1]}{said}. Medians ± the median absolute deviation."
+    text = [where, "", *_markdown(lines)]
     ours = rows[(rows.label == OURS) & (rows.status == OK) & rows.time_over_linear.notna()]
     means = [
         f"{' '.join(map(str, key))} {gmean(found):.2f} (at most {max(found):.2f})"

@@ -23,6 +23,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
 ]
+highlight_language = "none"  # of a block that names none: commands, pseudocode
 html_theme = "furo"
 html_title = "leakypar"
 

@@ -486,10 +486,11 @@ def test_tables(tmp_path: Path) -> None:
     assert table.main([str(readme), "--results", str(folder)]) == 0
     once = readme.read_text()
     line = (
-        "| speech (250, 256, 700, 512) | float32 | forward | 20% spikes | 2 | 4.01 ms | 3.90 ms "
-        "| 2.50 ms spikingjelly (LIF)* | 823 µs | fused | 1.23 ms | 5.50 µs | 3.25× | 1.50× ± 0.12 | 80% |"
+        "| speech (250, 256, 700, 512) | 1.23 ms ± 5.50 µs | 3.25× | 1.50× ± 0.12 | 80% "
+        "| 4.01 ms | 3.90 ms | 2.50 ms spikingjelly (LIF)* | 823 µs |"
     )
     assert line in once.splitlines()
+    assert "`, dtype float32, pass forward, input 20% spikes, threads 2, backend fused. Medians ±" in once
     assert once.count("| speech (250") == 1, "the query was not followed"
     assert "\\* computes a near relative: spikingjelly (LIF): resets." in once.splitlines()
     assert "Not run: square float32 spikes forward (an estimated 74 s a call)" in once
