@@ -10,8 +10,8 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-readonly STEPS='machine build extension tests racecheck synccheck memcheck initcheck benchmark-quick benchmark plans
-  ncu-speech ncu-streaming'
+readonly STEPS=(machine build extension tests racecheck synccheck memcheck initcheck benchmark-quick benchmark plans
+  ncu-speech ncu-streaming)
 # These say nothing of whether the layer is right: without its tool such a step is skipped.
 readonly OPTIONAL=' machine ncu-speech ncu-streaming '
 readonly PROBE='
@@ -31,10 +31,10 @@ print(leakypar.plan(250, 256, 700, 512))'
 readonly TIMED='nn.RNN,nn.Linear,leakypar fused,snntorch LeakyParallel,spikingjelly'
 
 begin() { # results in folder $1, under the heading $2, of the steps named after them, or of all
-  out=$1 chosen=" ${*:3} " number=0 failed=() running= end=0 SECONDS=0
+  out=$1 chosen=" ${*:3} " number=0 failed=() running='' end=0 SECONDS=0
   logs=$(mktemp -d)
   trap 'rm -rf "$logs"' EXIT
-  trap 'kill "$running"; exit 130' INT TERM
+  trap 'kill "$running" 2>/dev/null; exit 130' INT TERM
   # Unbuffered, what a command says last stands last, whichever stream it says it on.
   export PYTHONUNBUFFERED=1
   echo "$2" | tee "$out/summary.txt"
@@ -70,7 +70,7 @@ finish() {
 main() {
   local python=${PYTHON:-python3} found name major minor stem toolkit tool only workers=() sections=() sizes method each
   for each in "$@"; do
-    grep -qw -- "$each" <<<"$STEPS" || { echo "step: got $each, expected some of" $STEPS >&2; exit 1; }
+    [[ " ${STEPS[*]} " == *" $each "* ]] || { echo "step: got $each, expected some of ${STEPS[*]}" >&2; exit 1; }
   done
   found=$(timeout 120 "$python" -c "$PROBE") || { echo 'no usable GPU' >&2; exit 2; }
   IFS=$'\t' read -r name major minor <<<"$found"
@@ -79,7 +79,7 @@ main() {
   # pip puts ninja beside Python; NVIDIA's installers put their tools into the toolkit, or beside it.
   toolkit=$("$python" -c 'from toolchain import find_cuda_toolkit; print(find_cuda_toolkit().root)' 2>/dev/null)
   PATH=$(dirname "$(command -v "$python")"):$PATH:$toolkit/bin:$toolkit/compute-sanitizer
-  PATH+=$(printf ':%s' $(printf '%s\n' /opt/nvidia/nsight-compute/* | sort -rV))
+  while read -r each; do PATH+=:$each; done < <(printf '%s\n' /opt/nvidia/nsight-compute/* | sort -rV)
   export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$major.$minor} LEAKYPAR_BUILD=${LEAKYPAR_BUILD:-cuda}
   "$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
   begin "$OUT" "$name, compute capability $major.$minor" "$@"

@@ -77,6 +77,21 @@ def test_a_step_that_is_stopped_takes_its_children_with_it(tmp_path: Path) -> No
     assert beats.stat().st_size == before
 
 
+def test_an_interrupt_ends_the_step_that_runs(tmp_path: Path) -> None:
+    beats = tmp_path / "beats"
+    beating = f"step beating 50 bash -c 'while true; do printf . >> {beats}; sleep 0.02; done'"
+    script = "\n".join([f"source {SCRIPT}", f"begin {tmp_path} 'A GPU'", beating, "finish"])
+    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.DEVNULL) as run:
+        while not beats.exists():
+            time.sleep(0.02)
+        run.terminate()
+        assert run.wait(10) == 130
+    time.sleep(0.2)
+    before = beats.stat().st_size
+    time.sleep(0.2)
+    assert beats.stat().st_size == before
+
+
 def test_time_left_over_goes_to_the_next_step_and_none_is_taken_from_it(tmp_path: Path) -> None:
     steps(tmp_path, "step first 10 echo @seconds", "step slow 1 sleep 60", "step third 20 echo @seconds")
     told = {name: log.splitlines()[-1] for name, log in logs(tmp_path).items()}
