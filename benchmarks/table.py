@@ -106,8 +106,8 @@ def speed(rows: pd.DataFrame) -> str:
     text = [where, "", *_markdown(lines)]
     ours = rows[(rows.label == OURS) & (rows.status == OK) & rows.time_over_linear.notna()]
     means = [
-        f"{' '.join(map(str, key))} {gmean(found):.2f} (at most {max(found):.2f})"
-        for key, found in ours.groupby(["dtype", "pass", "input", "threads"], sort=False).time_over_linear
+        f"{' '.join(key)}, threads {threads}: {gmean(found):.2f} (at most {max(found):.2f})"
+        for (*key, threads), found in ours.groupby(["dtype", "pass", "input", "threads"], sort=False).time_over_linear
     ]
     text += ["", f"Of nn.Linear, geometric means: {'; '.join(means)}."] if means else []
     text += [] if FASTER in below else ["", "No rival is faster than leakypar in any of these rows."]

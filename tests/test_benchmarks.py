@@ -498,7 +498,7 @@ def test_tables(tmp_path: Path) -> None:
     assert "| speech | float32 |  | 4.0 | 3.0 |  | 0.75 |  |" in once.splitlines()
     assert "MiB by: a source." in once
     assert "No rival is faster than leakypar in any of these rows." in once.splitlines()
-    assert "Of nn.Linear, geometric means: float32 forward spikes 2 1.50 (at most 1.50)." in once
+    assert "Of nn.Linear, geometric means: float32 forward spikes, threads 2: 1.50 (at most 1.50)." in once
     for gone in ("old numbers", "partial", "T=32", "quick"):
         assert gone not in once
     for kept in ("# Title", "before", "between", "after"):

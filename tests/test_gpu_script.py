@@ -82,7 +82,9 @@ def test_an_interrupt_ends_the_step_that_runs(tmp_path: Path) -> None:
     beating = f"step beating 50 bash -c 'while true; do printf . >> {beats}; sleep 0.02; done'"
     script = "\n".join([f"source {SCRIPT}", f"begin {tmp_path} 'A GPU'", beating, "finish"])
     with subprocess.Popen(["bash", "-c", script], stdout=subprocess.DEVNULL) as run:
-        while not beats.exists():
+        for _ in range(500):
+            if beats.exists():
+                break
             time.sleep(0.02)
         run.terminate()
         assert run.wait(10) == 130
