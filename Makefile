@@ -114,7 +114,7 @@ readme: $(call needs,bench) ## Rewrite the tables of README and docs from benchm
 
 # Beside a GPU there is often one torch and no network, so nothing is installed where a Python has what the run needs.
 # What else is missing, its tests are skipped by name.
-equipped = from importlib.util import find_spec; exit(not all(map(find_spec, ("torch", "pytest", "pybind11"))))
+equipped = from importlib.util import find_spec; exit(not all(map(find_spec, ("torch", "pytest", "pybind11", "setuptools"))))
 ifneq ($(filter gpu,$(MAKECMDGOALS)),)
 gpu_python := $(shell for each in "$(python)" "$(PYTHON)"; do "$$each" -c '$(equipped)' && echo "$$each" && break; \
   done 2>/dev/null)

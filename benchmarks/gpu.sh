@@ -3,11 +3,12 @@
 #
 #   benchmarks/gpu.sh [STEP...]     every step, or those of these names, such as: build tests
 #
-# A step has a log, and by `timeout` a limit, at which all that it has started ends too. What one leaves of its time goes
-# to the next, and none's failure keeps another from running. Results go to $OUT if it is set, else to results/:
+# A step has a log, and by `timeout` a limit, at which all that it has started ends too. Time that it does not use goes to
+# the next, and one that fails does not stop the others. Results go to $OUT if it is set, else to results/:
 # summary.txt, the CSV files of times, what was measured of plans, and logs.tar.gz. The exit code is 0 when every step
 # passed, 1 when one did not, 2 when there is no usable GPU. $PYTHON is the Python that has torch.
 set -uo pipefail
+readonly caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 readonly STEPS=(machine build extension tests racecheck synccheck memcheck initcheck benchmark-quick benchmark plans
@@ -45,7 +46,7 @@ step() { # named $1, of $2 seconds; then NAME=VALUE of its environment, and a co
   [[ $chosen == '  ' || $chosen == *" $name "* ]] || return 0
   ((number += 1, end += $2, limit = end > SECONDS ? end - SECONDS : 1))
   shift 2
-  set -- "${@//@seconds/$((limit * 9 / 10))}"
+  set -- "${@//@seconds/$((limit > 1 ? limit * 9 / 10 : 1))}"
   log=$logs/$(printf '%02d-%s.log' "$number" "$name")
   echo "\$ ${*@Q}" >"$log"
   timeout --kill-after=5 "$limit" env "$@" </dev/null >>"$log" 2>&1 &
@@ -68,17 +69,20 @@ finish() {
 }
 
 main() {
-  local python=${PYTHON:-python3} found name major minor stem toolkit tool only workers=() sections=() sizes method each
+  local python found name major minor stem toolkit tool only workers=() sections=() sizes method each
   for each in "$@"; do
     [[ " ${STEPS[*]} " == *" $each "* ]] || { echo "step: got $each, expected some of ${STEPS[*]}" >&2; exit 1; }
   done
+  # Absolute, for the steps that go elsewhere; a link of a virtual environment stays one.
+  python=$(cd "$caller" && realpath --no-symlinks "$(command -v "${PYTHON:-python3}")") || exit 2
   found=$(timeout 120 "$python" -c "$PROBE") || { echo 'no usable GPU' >&2; exit 2; }
   IFS=$'\t' read -r name major minor <<<"$found"
   stem=$(tr '[:upper:]' '[:lower:]' <<<"$name" | sed -E 's/[^a-z0-9]+/-/g; s/^-|-$//g')
-  mkdir -p "${OUT:=results}" && OUT=$(realpath "$OUT")
+  OUT=${OUT:-$PWD/results}
+  OUT=$(cd "$caller" && realpath --canonicalize-missing "$OUT") && mkdir -p "$OUT" || exit 1
   # pip puts ninja beside Python; NVIDIA's installers put their tools into the toolkit, or beside it.
   toolkit=$("$python" -c 'from toolchain import find_cuda_toolkit; print(find_cuda_toolkit().root)' 2>/dev/null)
-  PATH=$(dirname "$(command -v "$python")"):$PATH:$toolkit/bin:$toolkit/compute-sanitizer
+  PATH=$PATH:$(dirname "$python"):$toolkit/bin:$toolkit/compute-sanitizer
   while read -r each; do PATH+=:$each; done < <(printf '%s\n' /opt/nvidia/nsight-compute/* | sort -rV)
   export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$major.$minor} LEAKYPAR_BUILD=${LEAKYPAR_BUILD:-cuda}
   "$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")

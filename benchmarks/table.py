@@ -59,6 +59,7 @@ def speed(rows: pd.DataFrame) -> str:
     """One run as Markdown: where it was made, a line for each case, and what was left out."""
     lines: list[dict[str, object]] = []
     below: dict[str, list[str]] = {}
+    beside_rivals = False
     for _, case in rows.groupby(["shape", "dtype", "pass", "input", "threads"], sort=False):
         named = {row["label"]: row for row in case.to_dict("records")}
         if OURS not in named:
@@ -69,8 +70,10 @@ def speed(rows: pd.DataFrame) -> str:
             below.setdefault("Not run" if ours["status"] == SKIPPED else "Failed", []).append(what)
             continue
         rivals = case[(case.label != FLOOR) & (case.backend == "") & (case.status == OK)]
+        beside_rivals |= not rivals.empty
         for rival in rivals[rivals.median_us < ours["median_us"]].to_dict("records"):
-            what = " ".join(str(ours[name]) for name in CASE) + f" threads: {rival['label']} {_time(rival)}"
+            where = " ".join(str(ours[name]) for name in CASE[:-1])
+            what = f"{where}, threads {ours['threads']}: {rival['label']} {_time(rival)}"
             below.setdefault(FASTER, []).append(what)
         others = rivals[~rivals.label.isin([BASELINE, SNNTORCH])]
         best = None if others.empty else named[others.loc[others.median_us.idxmin(), "label"]]
@@ -110,7 +113,8 @@ def speed(rows: pd.DataFrame) -> str:
         for (*key, threads), found in ours.groupby(["dtype", "pass", "input", "threads"], sort=False).time_over_linear
     ]
     text += ["", f"Of nn.Linear, geometric means: {'; '.join(means)}."] if means else []
-    text += [] if FASTER in below else ["", "No rival is faster than leakypar in any of these rows."]
+    if beside_rivals and FASTER not in below:
+        text += ["", "No rival that was timed is faster than leakypar in any of these rows."]
     for what, cases in below.items():
         text += ["", f"{what}: {'; '.join(cases)}."]
     return "\n".join(text)

@@ -18,6 +18,7 @@ from benchmarks.environment import RESULTS, describe
 from benchmarks.results import COLUMNS, Writer, microseconds, row
 from benchmarks.shapes import SHAPES, parse_shapes
 from leakypar import ops, tune
+from leakypar.launch_plan import rnn_tf32
 from leakypar.measuring import DTYPES, Shape
 from leakypar.tuning_file import Candidate
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--time-limit", type=float, default=120, help="seconds for all, about")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="default: <device>-tuning.csv in benchmarks/results")
+    parser.add_argument("--output", type=Path, metavar="CSV", help="default: <device>-tuning.csv of benchmarks/results")
     options = parser.parse_args(arguments)
     if not ops.is_available(torch.device(options.device).type):
         print(ops.unavailable_reason(torch.device(options.device).type), file=sys.stderr)
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shapes = [] if options.shapes == "none" else parse_shapes(options.shapes)
     cases = list(product(shapes + random_shapes(options.random), options.dtypes.split(",")))
     environment = describe(torch.device(options.device))
-    writer = Writer(options.output or RESULTS / f"{options.device}-tuning.csv", [*COLUMNS, "gain", "is_model"])
+    partial = "-partial" * any(getattr(options, name) != parser.get_default(name) for name in ("shapes", "dtypes"))
+    output = options.output or RESULTS / f"{options.device}-tuning{partial}.csv"
+    writer = Writer(output, [*COLUMNS, "gain", "is_model"])
     for shape, dtype in cases:
         sizes, seconds = (shape.T, shape.N, shape.C, shape.H), options.time_limit / (2 * len(cases))
         tuned = tune(*sizes, dtype=DTYPES[dtype], device=options.device, seconds=seconds)
@@ -68,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             candidates = [each for each in tuned.candidates if each.direction == direction]
             made = {"pass_": direction, "dtype": dtype, "threads": options.threads}
             made |= {"implementation": "leakypar fused", "backend": "fused"}
+            if options.device != "cpu" and dtype == "float32":
+                made["tf32"] = "on" if rnn_tf32() else "off"
             for each in candidates:
                 what = row(environment, shape, **made, plan=named(each), median_us=each.microseconds)
                 writer.write([what | {"gain": each.gain, "is_model": each.is_model}])

@@ -497,7 +497,7 @@ def test_tables(tmp_path: Path) -> None:
     assert "<!-- benchmark:gpu -->\n\nnot yet measured\n\n<!-- /benchmark:gpu -->" in once
     assert "| speech | float32 |  | 4.0 | 3.0 |  | 0.75 |  |" in once.splitlines()
     assert "MiB by: a source." in once
-    assert "No rival is faster than leakypar in any of these rows." in once.splitlines()
+    assert "No rival that was timed is faster than leakypar in any of these rows." in once.splitlines()
     assert "Of nn.Linear, geometric means: float32 forward spikes, threads 2: 1.50 (at most 1.50)." in once
     for gone in ("old numbers", "partial", "T=32", "quick"):
         assert gone not in once
@@ -582,8 +582,9 @@ def test_a_rival_that_is_faster_is_named(tmp_path: Path) -> None:
     rows = [make_row(), make_row(implementation="nn.Linear", plan="", median_us=500.0)]
     rows.append(make_row(implementation="torch.compile", plan="", median_us=1000.0))
     lines = page_of("benchmark", tmp_path, "cpu.csv", rows)
-    assert "A rival is faster: speech float32 spikes forward 2 threads: torch.compile 1.00 ms." in lines
+    assert "A rival is faster: speech float32 spikes forward, threads 2: torch.compile 1.00 ms." in lines
     assert not any("No rival" in line for line in lines)
+    assert not any("rival" in line for line in page_of("benchmark", tmp_path, "cpu.csv", rows[:2])), "none was timed"
 
 
 def test_the_table_of_rates_says_where_events_meet_the_dense_product(tmp_path: Path) -> None:

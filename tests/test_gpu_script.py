@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,10 +96,12 @@ def test_an_interrupt_ends_the_step_that_runs(tmp_path: Path) -> None:
 
 
 def test_time_left_over_goes_to_the_next_step_and_none_is_taken_from_it(tmp_path: Path) -> None:
-    steps(tmp_path, "step first 10 echo @seconds", "step slow 1 sleep 60", "step third 20 echo @seconds")
-    told = {name: log.splitlines()[-1] for name, log in logs(tmp_path).items()}
-    assert told["01-first"] == "9"  # 90% of its own 10 s
-    assert int(told["03-third"]) == 18  # of its 20 s: the second took all that the first had left
+    run = steps(tmp_path, "step first 3 echo @seconds", "step slow 1 sleep 60", "step third 20 echo @seconds")
+    told = {name: int(log.splitlines()[-1]) for name, log in logs(tmp_path).items() if name != "02-slow"}
+    # 90% of its own 3 s and of its own 20: the second took all that the first had left. The clock counts whole seconds.
+    assert told["01-first"] in (1, 2)
+    assert told["03-third"] in (17, 18)
+    assert re.search("stopped at its limit of [34] s", run.stdout)
 
 
 def stand_ins(folder: Path, gpu: str) -> dict[str, str]:
@@ -153,6 +156,23 @@ def test_some_steps_for_chosen_architectures(tmp_path: Path) -> None:
     called = logs(tmp_path / "out")
     assert list(called) == ["01-build", "02-racecheck"]
     assert "for 8.0;9.0a" in called["01-build"]
+
+
+def test_paths_are_those_of_the_caller(tmp_path: Path) -> None:
+    """A build runs elsewhere, where a relative folder of the PATH would not be found."""
+    environment = stand_ins(tmp_path, H100) | {"PYTHON": "./python", "OUT": "out"}
+    command = [SCRIPT, "machine", "build"]
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=60)
+    assert f"$ '{tmp_path}/python' 'setup.py'" in logs(tmp_path / "out")["02-build"]
+
+
+def test_results_that_nothing_can_keep(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    environment = stand_ins(tmp_path, H100) | {"OUT": str(tmp_path / "file" / "out")}
+    run = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert "Not a directory" in run.stderr
+    assert run.stdout == ""
 
 
 def test_a_step_that_there_is_not(tmp_path: Path) -> None:
