@@ -80,10 +80,9 @@ main() {
   stem=$(tr '[:upper:]' '[:lower:]' <<<"$name" | sed -E 's/[^a-z0-9]+/-/g; s/^-|-$//g')
   OUT=${OUT:-$PWD/results}
   OUT=$(cd "$caller" && realpath --canonicalize-missing "$OUT") && mkdir -p "$OUT" || exit 1
-  # pip puts ninja beside Python; NVIDIA's installers put their tools into the toolkit, or beside it.
+  # pip puts ninja beside Python; NVIDIA's tools are in the toolkit.
   toolkit=$("$python" -c 'from toolchain import find_cuda_toolkit; print(find_cuda_toolkit().root)' 2>/dev/null)
   PATH=$PATH:$(dirname "$python"):$toolkit/bin:$toolkit/compute-sanitizer
-  while read -r each; do PATH+=:$each; done < <(printf '%s\n' /opt/nvidia/nsight-compute/* | sort -rV)
   export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$major.$minor} LEAKYPAR_BUILD=${LEAKYPAR_BUILD:-cuda}
   "$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
   begin "$OUT" "$name, compute capability $major.$minor" "$@"
@@ -108,7 +107,7 @@ main() {
     --time-limit @seconds --output "$OUT/$stem-quick.csv" --quick --case-seconds 0.5
   step benchmark 75 LEAKYPAR_TUNING=off "$python" -m benchmarks --device cuda --implementations "$TIMED" \
     --time-limit @seconds --output "$OUT/$stem.csv" --case-seconds 1
-  step plans 24 LEAKYPAR_TUNING="$OUT/$stem-plans.json" "$python" -m benchmarks.tuning --time-limit @seconds \
+  step plans 24 LEAKYPAR_TUNING="$OUT/$stem-plans.json" "$python" -m benchmarks.tuning --random 0 --time-limit @seconds \
     --output "$OUT/$stem-tuning.csv"
   # Many channels, which the sequential scan takes, and few over a long time, which look_back splits. The GPU's clocks are
   # not ours to set.

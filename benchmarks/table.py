@@ -105,8 +105,7 @@ def speed(rows: pd.DataFrame) -> str:
     ]
     said = "".join(f", {head} {lines[0][head]}" for head in same)
     lines = [{head: cell for head, cell in line.items() if head not in same} for line in lines]
-    where = f"{_machine(rows)[:-1]}{said}. Medians ± the median absolute deviation."
-    text = [where, "", *_markdown(lines)]
+    text = [f"{_machine(rows)[:-1]}{said}. Medians ± the median absolute deviation.", "", *_markdown(lines)]
     ours = rows[(rows.label == OURS) & (rows.status == OK) & rows.time_over_linear.notna()]
     means = [
         f"{' '.join(key)}, threads {threads}: {gmean(found):.2f} (at most {max(found):.2f})"

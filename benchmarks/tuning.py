@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__.partition(": ")[2])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="names, sizes such as 25x128x784x10; none for none")
-    parser.add_argument("--random", type=int, default=0, help="so many shapes drawn at random, besides")
+    parser.add_argument("--random", type=int, default=20, help="so many shapes drawn at random, besides")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--time-limit", type=float, default=120, help="seconds for all, about")
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shapes = [] if options.shapes == "none" else parse_shapes(options.shapes)
     cases = list(product(shapes + random_shapes(options.random), options.dtypes.split(",")))
     environment = describe(torch.device(options.device))
-    partial = "-partial" * any(getattr(options, name) != parser.get_default(name) for name in ("shapes", "dtypes"))
+    narrowing = ("shapes", "random", "dtypes")
+    partial = "-partial" * any(getattr(options, name) != parser.get_default(name) for name in narrowing)
     output = options.output or RESULTS / f"{options.device}-tuning{partial}.csv"
     writer = Writer(output, [*COLUMNS, "gain", "is_model"])
     for shape, dtype in cases:

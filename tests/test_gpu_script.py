@@ -142,6 +142,7 @@ def test_the_whole_run(tmp_path: Path) -> None:
     out = tmp_path / "out" / "nvidia-h100-80gb-hbm3"
     assert f"--output {out}.csv --case-seconds 1, for 9.0, plans off" in called["benchmark"]
     assert f"--output {out}-quick.csv --quick" in called["benchmark-quick"]
+    assert "benchmarks.tuning --random 0 --time-limit" in called["plans"]
     assert called["plans"].endswith(f"--output {out}-tuning.csv, for 9.0, plans {out}-plans.json")
     for name, end in (("speech", "250x256x700x512 sequential"), ("streaming", "16384x1x64x512 look_back")):
         profiled = called[f"ncu-{name}"]

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import leakypar
+from benchmarks import tuning as benchmark
 from benchmarks.tuning import main, random_shapes
 from leakypar import LeakyParallel, Plan, launch_plan, measuring, ops, tuning, tuning_file
 from leakypar.build_info import extension
@@ -353,7 +354,16 @@ def test_the_table_of_the_models_choice_beside_the_measured_best(tmp_path: Path,
     table = pytest.importorskip("benchmarks.table", reason="needs pandas")
     path, page = tmp_path / "cpu-tuning.csv", tmp_path / "page.md"
     options = ["--device", "cpu", "--threads", str(torch.get_num_threads()), "--time-limit", "0.1"]
-    options += ["--shapes", "1500x1x3x700,4x2x3x5", "--dtypes", "float32,float64", "--output", str(path)]
+    options += [
+        "--random",
+        "0",
+        "--shapes",
+        "1500x1x3x700,4x2x3x5",
+        "--dtypes",
+        "float32,float64",
+        "--output",
+        str(path),
+    ]
     assert main(options) == 0
     with path.open() as rows:
         kept = list(csv.DictReader(rows))
@@ -364,6 +374,19 @@ def test_the_table_of_the_models_choice_beside_the_measured_best(tmp_path: Path,
     page.write_text("<!-- tuning:cpu -->\n<!-- /tuning:cpu -->\n")
     assert table.main([str(page), "--results", str(tmp_path)]) == 0
     assert re.search(r"^\| float64 \| 4 \| [0-4] \| ", page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("narrower", [["--shapes", "4x2x3x5"], ["--dtypes", "float32"], ["--random", "1"]])
+def test_a_narrower_run_keeps_the_file_of_the_table(
+    narrower: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "tune", lambda *sizes, **options: pytest.fail("its file is open by now"))
+    (tmp_path / "cpu-tuning.csv").write_text("the table's")
+    with pytest.raises(pytest.fail.Exception):
+        main(["--device", "cpu", "--threads", "1", *narrower])
+    assert (tmp_path / "cpu-tuning.csv").read_text() == "the table's"
+    assert (tmp_path / "cpu-tuning-partial.csv").exists()
 
 
 def test_the_table_counts_what_the_model_missed(tmp_path: Path) -> None:
